@@ -1,0 +1,1 @@
+"""What happens before and around a model: files, radiometry, tables, pictures."""

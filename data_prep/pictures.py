@@ -1,0 +1,200 @@
+"""Figures people look at: contact sheets, overlays, curves, histograms. Colours are from Okabe and Ito's safe palette."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.runs import atomic
+
+SNOW_COLOUR, BARE_COLOUR, NO_DATA_COLOUR = (86, 180, 233), (120, 94, 60), (190, 190, 190)
+TRUE_SNOW, FALSE_SNOW, MISSED_SNOW, TRUE_BARE = (86, 180, 233), (213, 94, 0), (240, 228, 66), (70, 70, 70)
+ERROR_COLOURS = {"snow, found": TRUE_SNOW, "snow, missed": MISSED_SNOW, "no snow, marked": FALSE_SNOW, "no snow": TRUE_BARE,
+                 "no data": NO_DATA_COLOUR}
+
+
+def figure(width_inches: float, height_inches: float):
+    """A matplotlib figure without a window."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
+    return plt.figure(figsize=(width_inches, height_inches), layout="constrained")
+
+
+def save(fig, path: Path, dpi: int = 150) -> None:
+    import matplotlib.pyplot as plt
+
+    with atomic(path) as temporary:
+        fig.savefig(temporary, dpi=dpi, format=Path(path).suffix[1:])
+    plt.close(fig)
+
+
+def mask_colours(mask: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) of a mask 0, 1, 255."""
+    image = np.full((*mask.shape, 3), NO_DATA_COLOUR, np.uint8)
+    image[mask == 0], image[mask == 1] = BARE_COLOUR, SNOW_COLOUR
+    return image
+
+
+def error_colours(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3): where a mask agrees with the reference, misses snow, or marks snow that is not there."""
+    image = np.full((*truth.shape, 3), NO_DATA_COLOUR, np.uint8)
+    valid = (truth != 255) & (predicted != 255)
+    for (is_snow, marked), colour in {(1, 1): TRUE_SNOW, (1, 0): MISSED_SNOW, (0, 1): FALSE_SNOW, (0, 0): TRUE_BARE}.items():
+        image[valid & (truth == is_snow) & (predicted == marked)] = colour
+    return image
+
+
+def key(fig, colours: dict[str, tuple]) -> None:
+    from matplotlib.patches import Patch
+
+    fig.legend(handles=[Patch(color=np.array(rgb) / 255, label=label) for label, rgb in colours.items()],
+               loc="outside lower center", ncol=len(colours), frameon=False)
+
+
+def contact_sheet(path: Path, panels: list[dict], title: str, columns: int = 3) -> None:
+    """Rows of triplets, each as SAR, RGB and mask side by side under a caption; panels hold sar, rgb, mask, caption."""
+    count = max(1, len(panels))
+    rows = -(-count // columns)
+    fig = figure(3.6 * columns, 1.62 * rows + 0.7)
+    fig.suptitle(title)
+    boxes = fig.add_gridspec(rows, columns)
+    for number, panel in enumerate(panels):
+        inner = boxes[number // columns, number % columns].subgridspec(1, 3, wspace=0.03)
+        for place, kind in enumerate(("sar", "rgb", "mask")):
+            axes = fig.add_subplot(inner[place])
+            axes.set(xticks=[], yticks=[])
+            image = panel.get(kind)
+            if image is None:
+                axes.text(0.5, 0.5, f"no {kind}", ha="center", va="center", transform=axes.transAxes)
+            else:
+                axes.imshow(mask_colours(image) if kind == "mask" else image, cmap="gray", vmin=0, vmax=255,
+                            interpolation="nearest")
+            if place == 0:
+                axes.set_title(panel["caption"], loc="left", fontsize=6.5, pad=3)
+    if not panels:
+        fig.text(0.5, 0.5, "none", ha="center")
+    key(fig, {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, "no data": NO_DATA_COLOUR})
+    save(fig, path)
+
+
+def overlays(path: Path, panels: list[dict], title: str) -> None:
+    """One row a triplet: SAR, RGB, reference mask, probability, errors; panels hold these arrays and a caption."""
+    from mpl_toolkits.axes_grid1.inset_locator import inset_axes
+
+    kinds = ("sar", "rgb", "reference mask", "probability", "errors")
+    fig = figure(8.6, 1.75 * max(1, len(panels)) + 0.7)
+    fig.suptitle(title)
+    for number, panel in enumerate(panels):
+        for place, kind in enumerate(kinds):
+            axes = fig.add_subplot(max(1, len(panels)), len(kinds), number * len(kinds) + place + 1)
+            axes.set(xticks=[], yticks=[])
+            if number == 0:
+                axes.set_title(kind if kind != "sar" else "radar")
+            image = panel.get(kind)
+            if image is None:
+                axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
+            elif kind == "probability":
+                shown = axes.imshow(image, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+                if number == 0:
+                    bar = fig.colorbar(shown, cax=inset_axes(axes, "4%", "100%", loc="lower left", borderpad=0,
+                                                             bbox_to_anchor=(1.02, 0, 1, 1), bbox_transform=axes.transAxes))
+                    bar.ax.tick_params(labelsize=6)
+            else:
+                axes.imshow(mask_colours(image) if kind == "reference mask" else image, cmap="gray", vmin=0, vmax=255,
+                            interpolation="nearest")
+            if place == 0:
+                axes.set_xlabel(panel["caption"], loc="left", fontsize=6.5)
+    key(fig, {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, **{f"error map: {k}": v for k, v in ERROR_COLOURS.items()
+                                                                 if k in ("snow, missed", "no snow, marked")},
+              "no data": NO_DATA_COLOUR})
+    save(fig, path)
+
+
+def training_curves(path: Path, epochs: list[dict], title: str) -> None:
+    """Loss, validation scores and learning rate over epochs, from the records of log.jsonl."""
+    fig = figure(7.2, 2.4)
+    fig.suptitle(title)
+    x = [record["epoch"] for record in epochs]
+    loss, score, rate = fig.subplots(1, 3)
+    loss.plot(x, [record["train_loss"] for record in epochs], label="training", color="#0072B2", marker=".")
+    loss.plot(x, [as_number(record["val_loss"]) for record in epochs], label="validation", color="#D55E00", marker=".")
+    loss.set(xlabel="epoch", ylabel="loss (per pixel and image)")
+    for name, colour in (("iou", "#009E73"), ("f1", "#CC79A7"), ("auprc", "#E69F00")):
+        values = [as_number(record["val"].get(name)) for record in epochs]
+        if np.isfinite(values).any():
+            score.plot(x, values, label=f"validation {name}", color=colour, marker=".")
+    if not score.lines:
+        score.text(0.5, 0.5, "validation has one class only:\nno score", ha="center", va="center",
+                   transform=score.transAxes)
+    score.set(xlabel="epoch", ylabel="score (snow)", ylim=(0, 1.02))
+    rate.plot(x, [record["learning_rate"] for record in epochs], color="#444444", marker=".")
+    rate.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    for axes in (loss, score):
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=7)
+    save(fig, path)
+
+
+def as_number(value) -> float:
+    return float("nan") if value is None else value
+
+
+def probability_histogram(path: Path, snow: np.ndarray, snow_free: np.ndarray, threshold: float, title: str,
+                          calibration: list[dict]) -> None:
+    """Histogram of predicted probability by reference class, and the reliability diagram beside it."""
+    fig = figure(7.2, 2.8)
+    fig.suptitle(title)
+    left, right = fig.subplots(1, 2)
+    bins = 50
+    edges = np.linspace(0, 1, bins + 1)
+    for counts, label, colour in ((snow, "snow", "#56B4E9"), (snow_free, "snow-free", "#785E3C")):
+        grouped = np.asarray(counts, float).reshape(bins, -1).sum(axis=1)
+        left.stairs(np.where(grouped > 0, grouped, np.nan), edges, label=f"{label} (n = {int(grouped.sum()):,})",
+                    color=colour, fill=True, alpha=0.6, baseline=0.5)
+    left.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}")
+    left.set(xlabel="predicted probability of snow", ylabel="pixels", yscale="log", xlim=(0, 1))
+    left.legend(frameon=False, fontsize=7)
+    right.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="calibrated")
+    used = [row for row in calibration if row["pixels"]]
+    right.plot([row["probability"] for row in used], [row["snow_share"] for row in used], marker="o", color="#0072B2",
+               markersize=3, label="model")
+    right.set(xlabel="mean predicted probability", ylabel="share that is snow", xlim=(0, 1), ylim=(0, 1))
+    right.legend(frameon=False, fontsize=7)
+    save(fig, path)
+
+
+def class_balance(path: Path, table: dict[str, dict], title: str) -> None:
+    """Pixels of each class in each split, as stacked bars."""
+    fig = figure(4.2, 2.6)
+    axes = fig.subplots()
+    names = list(table)
+    bottom = np.zeros(len(names))
+    for column, colour in (("snow", SNOW_COLOUR), ("snow_free", BARE_COLOUR)):
+        values = np.array([table[name][column] for name in names], float)
+        axes.bar(names, values, bottom=bottom, color=np.array(colour) / 255, label=column.replace("_", "-"))
+        bottom += values
+    for place, name in enumerate(names):
+        axes.annotate(f"{table[name]['triplets']} tiles, {table[name]['sites']} sites", (place, bottom[place]),
+                      ha="center", va="bottom", fontsize=7)
+    axes.set(ylabel="pixels with a label", title=title, ylim=(0, max(1.0, bottom.max()) * 1.18))
+    axes.legend(frameon=False, fontsize=7)
+    save(fig, path)
+
+
+def scene_preview(path: Path, radar: np.ndarray, probability: np.ndarray, mask: np.ndarray, title: str) -> None:
+    """A scene at screen size: radar, probability, mask."""
+    fig = figure(8.6, 3.3)
+    fig.suptitle(title)
+    for axes, image, name in zip(fig.subplots(1, 3), (radar, probability, mask), ("radar", "probability of snow", "mask"),
+                                 strict=True):
+        axes.set(xticks=[], yticks=[], title=name)
+        if name == "mask":
+            axes.imshow(mask_colours(image), interpolation="nearest")
+        elif name == "radar":
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        else:
+            fig.colorbar(axes.imshow(image, cmap="cividis", vmin=0, vmax=1, interpolation="nearest"), ax=axes, shrink=0.8)
+    key(fig, {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, "no data": NO_DATA_COLOUR})
+    save(fig, path)

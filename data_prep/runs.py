@@ -1,0 +1,336 @@
+"""The rules of a run: arguments, exit codes, atomic writes, logs, results. Standard library only."""
+
+import argparse
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
+NOT_COMPARED = {"out", "config", "overwrite", "dry_run", "workers", "resume", "stop_after"}  # cannot change what a job computes
+
+
+class BadInput(Exception):
+    """Arguments or input the job cannot use; the message is one sentence: file, expected, found, fix."""
+
+
+class Interrupted(Exception):
+    """The job was told to stop, saved its state and can be resumed."""
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+COMMON = {
+    "--data": {"type": Path, "required": True, "metavar": "PATH"},
+    "--out": {"type": Path, "required": True, "metavar": "DIR", "help": "the only folder this job writes into"},
+    "--config": {"type": Path, "metavar": "TOML", "help": "defaults for any flag, one `flag = value` a line"},
+    "--seed": {"type": int, "default": 0, "metavar": "N"},
+    "--device": {"default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda, cuda:1, mps"},
+    "--amp": {"default": "auto", "choices": ["auto", "off", "bf16", "fp16"], "help": "mixed precision"},
+    "--workers": {"type": int, "default": None, "metavar": "N", "help": "processes beside this one (default: by cores)"},
+    "--limit": {"type": int, "metavar": "N", "help": "only the first N items, to try things out"},
+    "--overwrite": {"action": "store_true", "help": "replace an output made with other arguments or input"},
+    "--dry-run": {"action": "store_true", "help": "check everything, say what would be done, write nothing"},
+}
+
+
+def get_parser(doc: str, *common: str, data: str = "") -> argparse.ArgumentParser:
+    """A parser whose help is the job's docstring, with the named common flags; `data` describes --data."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    for flag in common:
+        extra = {"help": data} if flag == "--data" else {}
+        parser.add_argument(flag, **COMMON[flag], **extra)
+    return parser
+
+
+def with_config(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
+    """Put the flags of the --config file before those of the command line, so that the latter win."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    path = finder.parse_known_args(argv)[0].config
+    if path is None:
+        return argv
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{path}: not a readable TOML file ({error}).") from None
+    tokens = []
+    for key, value in settings.items():
+        flag = "--" + key.replace("_", "-")
+        if flag not in parser._option_string_actions or flag in ("--config", "--help"):
+            raise BadInput(f"{path}: unknown setting {key!r}; see --help for the flags there are.")
+        if isinstance(value, bool):
+            no = "--no-" + flag[2:]
+            tokens += [flag] if value else [no] if no in parser._option_string_actions else []
+        elif isinstance(value, list):
+            tokens += [flag, *map(str, value)]
+        else:
+            tokens += [f"{flag}={value}"]
+    return tokens + argv
+
+
+def start(main, parser: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
+    """Run a job as a program and turn every outcome into its exit code."""
+    job = Path(sys.argv[0]).name
+    try:
+        args = parser.parse_args(with_config(parser, sys.argv[1:] if argv is None else argv))
+        for name in ("limit", "workers"):
+            value = getattr(args, name, None)
+            if value is not None and value < (name == "limit"):
+                raise BadInput(f"--{name} {value}: must be {'positive' if name == 'limit' else 'zero or more'}.")
+        return main(args)
+    except BadInput as error:
+        print(f"{job}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"{job}: interrupted; run the same command again to go on. {error}".rstrip(), file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+            raise
+        where = error.filename2 or error.filename or getattr(locals().get("args"), "out", "the output")
+        print(f"{job}: {where}: {error.strerror}; nothing half-written was left. Free space or choose another --out.",
+              file=sys.stderr)
+        return BAD_INPUT
+    finally:
+        if "multiprocessing" in sys.modules:  # workers ignore SIGTERM, so the interpreter would wait for them for ever
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for child in sys.modules["multiprocessing"].active_children():
+                child.kill()
+
+
+class StopSignal:
+    """Remember SIGTERM, SIGINT or SIGUSR1 so that a loop can save and leave at its next safe place."""
+
+    def __init__(self):
+        self.requested = ""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number, frame):
+        self.requested = signal.Signals(number).name
+
+
+def ignore_signals(*_):
+    """For worker processes: the parent decides when to stop."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def atomic(path: Path):
+    """Yield a temporary path beside `path`; it takes the name `path` only after all of it is on disk."""
+    path = Path(path)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def sweep(folder: Path) -> None:
+    """Delete temporary files that a killed run of this machine left in `folder`."""
+    for path in Path(folder).rglob(f".*.{socket.gethostname()}.*.tmp"):
+        try:
+            os.kill(int(path.name.split(".")[-2]), 0)
+        except (ProcessLookupError, ValueError):
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # alive, somebody else's
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def plain(value):
+    """`value` as strict JSON can hold it: paths as text, numpy numbers as numbers, NaN and infinities as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, value) -> None:
+    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def fingerprint(path: Path) -> dict:
+    """What tells one input from another: a content hash for small tables and checkpoints, else names, sizes, times."""
+    path = Path(path)
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder.")
+    if path.is_file():
+        state = path.stat()
+        if path.suffix in (".csv", ".json", ".pt", ".toml"):
+            with open(path, "rb") as stream:
+                return {"path": str(path), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+        return {"path": str(path), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+    digest, count, size = hashlib.sha256(), 0, 0
+    for folder, names, files in os.walk(path):
+        names.sort()
+        for name in sorted(files):
+            state = os.stat(os.path.join(folder, name))
+            where = os.path.relpath(os.path.join(folder, name), path)
+            digest.update(f"{where}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+            count, size = count + 1, size + state.st_size
+    return {"path": str(path), "files": count, "bytes": size, "sha256_of_listing": digest.hexdigest()}
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+class Run:
+    """One job writing one output folder."""
+
+    def __init__(self, args: argparse.Namespace, inputs: list[Path]):
+        self.out, self.started = Path(args.out), time.time()
+        self.overwrite = args.overwrite
+        self.arguments = plain({key: value for key, value in vars(args).items() if key not in NOT_COMPARED})
+        self.inputs = {str(path): fingerprint(path) for path in inputs}
+
+    def finished(self) -> bool:
+        """True if `out` already holds this very result (then it is printed again); refuses to mix with another."""
+        for name in ("result.json", "args.json"):
+            if self.overwrite or not (self.out / name).exists():
+                continue
+            try:
+                before = json.loads((self.out / name).read_text(encoding="utf-8"))
+                changed = differences(before["arguments"], self.arguments) + differences(before["inputs"], self.inputs)
+            except (ValueError, KeyError, TypeError):
+                raise BadInput(f"{self.out / name}: not written by this job; choose another --out.") from None
+            if changed:
+                raise BadInput(f"{self.out}: made with other arguments or input ({'; '.join(changed)}); "
+                               "choose another --out or pass --overwrite.")
+            if name == "result.json":
+                say(f"{self.out}: already done, skipped.")
+                print(json.dumps(before), flush=True)
+                return True
+        return False
+
+    def begin(self, *restart: str) -> None:
+        """Make the folder ready: the arguments are on record, what a killed run left is gone.
+
+        restart: files of a partly done run, deleted with --overwrite so that nothing old is gone on from.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise BadInput(f"{self.out}: is a file; --out names a folder.")
+        self.out.mkdir(parents=True, exist_ok=True)
+        sweep(self.out)
+        if self.overwrite:
+            for name in ("result.json", "log.jsonl", *restart):
+                (self.out / name).unlink(missing_ok=True)
+        write_json(self.out / "args.json", {"arguments": self.arguments, "inputs": self.inputs})
+
+    def log(self, **fields) -> None:
+        with open(self.out / "log.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(plain({"time": round(time.time(), 3), **fields})) + "\n")
+
+    def cut_log(self, keep) -> list[dict]:
+        """Records of log.jsonl for which keep(record); the rest, and a line cut short by a kill, are taken off the file."""
+        path, records = self.out / "log.jsonl", []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if keep(record):
+                    records.append(record)
+        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+        return records
+
+    def finish(self, **figures) -> int:
+        """Write result.json and print it on stdout's last line."""
+        result = plain({
+            **figures,
+            "seconds": time.time() - self.started,
+            "peak_memory_mib": peak_memory_mib(),
+            "arguments": self.arguments, "inputs": self.inputs,
+            "versions": versions(), "git_commit": git_commit(),
+        })
+        write_json(self.out / "result.json", result)
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+        return DONE
+
+
+def differences(before: dict, now: dict) -> list[str]:
+    return [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" if not isinstance(now.get(key), dict)
+            else f"{key} has changed" for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+
+
+def peak_memory_mib() -> float:
+    """Largest resident size of this process or of any one child that has ended."""
+    import resource
+
+    kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return kib / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def versions() -> dict:
+    loaded = ("torch", "torchvision", "numpy", "rasterio", "pandas", "scipy", "sklearn", "statsmodels", "matplotlib")
+    return {"python": platform.python_version(),
+            **{name: sys.modules[name].__version__ for name in loaded if hasattr(sys.modules.get(name), "__version__")}}
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with + when tracked files differ from it; None outside git."""
+    try:
+        git = ["git", "-C", str(Path(__file__).parent), "-c", "safe.directory=*"]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
+        return head + ("+" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def core_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def say(text: str) -> None:
+    """A line for people; stdout is kept for the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(items, total: int, label: str, every_s: float = 15):
+    """Yield the items with a bar on a terminal, or a plain line with ETA now and then elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, total=total, desc=label)
+        return
+    began = said = time.time()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.time()
+        if now - said >= every_s:
+            said = now
+            say(f"{label} {done}/{total}, {now - began:.0f} s, about {(now - began) / done * (total - done):.0f} s to go")

@@ -1,0 +1,202 @@
+"""Assign every triplet to train, val or test so that no ground is on two sides.
+
+    python -m data_prep.split --data runs/default/2_curate --out runs/default/3_split
+
+In: a triplets folder. Out: the same folder with its `split` column filled (files linked, not copied), split.csv with the
+class balance, class_balance.png. Triplets that belong to no side (buffers, mixed years) keep an empty split.
+"""
+
+import hashlib
+import math
+import os
+import sys
+from pathlib import Path
+
+from data_prep import runs
+from data_prep.runs import BadInput
+
+FOLDERS = ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
+
+
+def rank(seed: int, name: str) -> str:
+    """A deterministic shuffle key, the same on every machine."""
+    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
+
+
+def deal(sizes: dict[str, int], fractions: dict[str, float], seed: int) -> dict[str, str]:
+    """Deal groups to splits by the seed, always to the split that lacks most of its share; no split stays empty."""
+    wanted = {name: fraction * sum(sizes.values()) for name, fraction in fractions.items() if fraction > 0}
+    if len(sizes) < len(wanted):
+        raise BadInput(f"{len(sizes)} groups cannot fill {len(wanted)} splits ({', '.join(wanted)}); bring more sites, "
+                       "or split by blocks or years.")
+    dealt, filled = {}, dict.fromkeys(wanted, 0)
+    order = sorted(sizes, key=lambda name: rank(seed, name))
+    for place, name in enumerate(order):
+        empty = [split for split in wanted if split not in dealt.values()]
+        choices = empty if len(order) - place <= len(empty) else wanted
+        split = max(choices, key=lambda s: (wanted[s] - filled[s]) / wanted[s])
+        dealt[name], filled[split] = split, filled[split] + sizes[name]
+    return dealt
+
+
+def count(values) -> dict[str, int]:
+    return {value: values.count(value) for value in dict.fromkeys(values)}
+
+
+def by_site(rows, args) -> list[str]:
+    dealt = deal(count([row["site"] for row in rows]), args.fractions, args.seed)
+    return [dealt[row["site"]] for row in rows]
+
+
+def snow_year(row) -> str:
+    """Hydrological year, named by the year in which it ends: October to September north, April to March south."""
+    month, year = int(row["date"][5:7]), int(row["date"][:4])
+    first = 10 if float(row["latitude"]) >= 0 else 4
+    return str(year + (month >= first))
+
+
+def by_year(rows, args) -> list[str]:
+    """The earliest years train, the latest test: what a map of next winter would face."""
+    years = sorted({snow_year(row) for row in rows})
+    late = {name: max(1, round(args.fractions[name] * len(years))) for name in ("val", "test") if args.fractions[name]}
+    first_late = len(years) - sum(late.values())
+    if first_late < 1:
+        raise BadInput(f"{len(years)} hydrological year(s) cannot fill {1 + len(late)} splits; split by site instead.")
+    names = ["train"] * first_late + [name for name, number in late.items() for _ in range(number)]
+    dealt = dict(zip(years, names, strict=True))
+    return [dealt[snow_year(row)] for row in rows]
+
+
+def by_both(rows, args) -> list[str]:
+    """Only triplets whose site and year are on the same side are used: new places in new winters."""
+    return [a if a == b else "" for a, b in zip(by_site(rows, args), by_year(rows, args), strict=True)]
+
+
+def by_block(rows, args) -> list[str]:
+    """Square blocks of ground dealt to splits; tiles within --buffer-m of another split's block are left out."""
+    boxes = footprints_m(rows)
+    size = args.block_m
+    names = [f"{math.floor((w + e) / 2 / size)},{math.floor((s + n) / 2 / size)}" for w, s, e, n in boxes]
+    dealt = deal(count(names), args.fractions, args.seed)
+    splits = [dealt[name] for name in names]
+    margin = args.buffer_m
+    kept = []
+    for (w, s, e, n), split in zip(boxes, splits, strict=True):
+        clash = any(other != split and w - margin < e2 and w2 < e + margin and s - margin < n2 and s2 < n + margin
+                    for (w2, s2, e2, n2), other in zip(boxes, splits, strict=True))
+        kept.append("" if clash else split)
+    return kept
+
+
+METHODS = {"site": by_site, "year": by_year, "site-year": by_both, "block": by_block}
+
+
+def footprints_m(rows) -> list[tuple[float, float, float, float]]:
+    """West, south, east, north of every tile in metres on a sphere (sinusoidal, so that areas and neighbours agree)."""
+    from data_prep import scenes
+
+    boxes = []
+    for row in rows:
+        grid = scenes.open_header(row["mask"]).grid
+        west, south, east, north = grid.geographic_bounds()
+        middle = math.cos(math.radians((south + north) / 2))
+        boxes.append((west * 111195 * middle, south * 111195, east * 111195 * middle, north * 111195))
+    return boxes
+
+
+def shared_ground(rows, splits) -> tuple[str, str] | None:
+    """Ids of two tiles in different splits whose footprints overlap, or None. Sweeps from west to east."""
+    boxes = footprints_m(rows)
+    order = sorted((i for i in range(len(rows)) if splits[i]), key=lambda i: boxes[i][0])
+    active: list[int] = []
+    for i in order:
+        w, s, e, n = boxes[i]
+        active = [j for j in active if boxes[j][2] > w + 1]
+        for j in active:
+            if splits[j] != splits[i] and s + 1 < boxes[j][3] and boxes[j][1] + 1 < n:
+                return rows[j]["id"], rows[i]["id"]
+        active.append(i)
+    return None
+
+
+def balance(rows, splits) -> dict[str, dict]:
+    """Triplets, sites and labelled pixels of each class per split."""
+    table = {}
+    for name in ("train", "val", "test", ""):
+        chosen = [row for row, split in zip(rows, splits, strict=True) if split == name]
+        if not chosen and not name:
+            continue
+        pixels = [float(r["valid_fraction"]) * int(r["height"]) * int(r["width"]) for r in chosen]
+        snow = sum(p * float(r["snow_fraction"]) for p, r in zip(pixels, chosen, strict=True))
+        table[name or "unused"] = {
+            "triplets": len(chosen), "sites": len({r["site"] for r in chosen}), "snow": round(snow),
+            "snow_free": round(sum(pixels) - snow), "snow_share": snow / sum(pixels) if pixels and sum(pixels) else None,
+            "tiles_with_snow": sum(float(r["snow_fraction"]) > 0 for r in chosen)}
+    return table
+
+
+def link_files(source: Path, out: Path) -> None:
+    """Make `out` a triplets folder of its own: relative links to the files of `source`."""
+    for kind in FOLDERS:
+        link, target = out / kind, source / kind
+        if link.is_symlink():
+            link.unlink()
+        if target.is_dir():
+            link.symlink_to(os.path.relpath(target.resolve(), out.resolve()), target_is_directory=True)
+
+
+def get_parser():
+    parser = runs.get_parser(__doc__, "--data", "--out", "--config", "--seed", "--overwrite", "--dry-run",
+                             data="a triplets folder")
+    add = parser.add_argument
+    add("--by", choices=list(METHODS), default="site")
+    add("--val", type=float, default=0.2, metavar="S", help="share of the triplets for validation")
+    add("--test", type=float, default=0.2, metavar="S", help="share of the triplets for the test")
+    add("--block-m", type=float, default=20000, metavar="M", help="side of a block, for --by block")
+    add("--buffer-m", type=float, default=2000, metavar="M", help="distance kept between blocks of different splits")
+    return parser
+
+
+def main(args) -> int:
+    from data_prep import pictures, triplets
+
+    args.fractions = {"train": 1 - args.val - args.test, "val": args.val, "test": args.test}
+    if min(args.fractions.values()) < 0 or args.fractions["train"] <= 0 or args.block_m <= 0 or args.buffer_m < 0:
+        raise BadInput(f"--val {args.val:g} --test {args.test:g}: shares must leave something to train on, "
+                       "--block-m must be positive and --buffer-m not negative.")
+    if args.out.resolve() == args.data.resolve():
+        raise BadInput(f"--out {args.out}: must be another folder than --data.")
+    source = triplets.read_manifest(args.data)
+    if source.original:
+        raise BadInput(f"{args.data}: the original's folders are split already, by their names.")
+    run = runs.Run(args, [args.data / "triplets.csv"])
+    if run.finished():
+        return runs.DONE
+    splits = METHODS[args.by](source.rows, args)
+    clash = None if args.by == "year" else shared_ground(source.rows, splits)
+    if clash:
+        raise BadInput(f"{args.data}: {clash[0]} and {clash[1]} show the same ground in different splits; give "
+                       "overlapping sites one name, or use --by block.")
+    table = balance(source.rows, splits)
+    for name, row in table.items():
+        share = "-" if row["snow_share"] is None else f"{row['snow_share']:.3f}"
+        runs.say(f"{name:6s} {row['triplets']:6d} triplets {row['sites']:4d} sites   snow {share} of labelled pixels, "
+                 f"snow in {row['tiles_with_snow']} tiles")
+    if args.by == "year":
+        runs.say("split by year: the same ground is on both sides, in other winters; scores say nothing of new places")
+    if args.dry_run:
+        return runs.DONE
+    run.begin()
+    link_files(args.data, args.out)
+    rows = [{**row, "split": split, **{kind: row[kind] and row[kind].relative_to(args.data) for kind in triplets.FILES
+                                       if kind in row}} for row, split in zip(source.rows, splits, strict=True)]
+    triplets.write_manifest(args.out / "triplets.csv", rows)
+    runs.write_text(args.out / "split.csv", "split,triplets,sites,snow_pixels,snow_free_pixels,tiles_with_snow\n" + "".join(
+        f"{name},{r['triplets']},{r['sites']},{r['snow']},{r['snow_free']},{r['tiles_with_snow']}\n"
+        for name, r in table.items()))
+    pictures.class_balance(args.out / "class_balance.png", table, f"Split by {args.by}")
+    return run.finish(balance=table, by=args.by, shares_ground=args.by == "year")
+
+
+if __name__ == "__main__":
+    sys.exit(runs.start(main, get_parser()))

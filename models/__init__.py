@@ -1,0 +1,1 @@
+"""What a model or a statistic is and how it is judged; tensors and arrays in and out."""

@@ -1,0 +1,227 @@
+"""What training and inference share: device and precision, normalisation, schedule, EMA, checkpoints. Needs torch only."""
+
+import contextlib
+import copy
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+FORMAT = 1  # of checkpoints
+CONTRACT = ("bands", "units", "backscatter", "mean", "std", "tile")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says which and why."""
+
+
+# ---- device and precision --------------------------------------------------------------------------------------------
+
+def choose_device(name: str = "auto") -> torch.device:
+    """auto: CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def choose_precision(device: torch.device, amp: str = "auto") -> torch.dtype | None:
+    """Data type of autocast, or None for plain float32. auto: bf16 where the hardware multiplies it, fp16 on older CUDA."""
+    if amp != "auto":
+        return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return None
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None):
+    """The context in which a forward pass runs in `dtype`."""
+    return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def normalise(image: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """(image - mean) / std per channel of (B, C, H, W); no data (NaN) becomes 0, the mean."""
+    return torch.nan_to_num((image - mean.view(-1, 1, 1)) / std.view(-1, 1, 1), nan=0.0)
+
+
+# ---- schedule and averaging ------------------------------------------------------------------------------------------
+
+def warm_up_cosine(step: int, steps: int, warm_up: int, floor: float = 0.01) -> float:
+    """Factor on the learning rate: linear over `warm_up` steps, then a half cosine down to `floor`."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    progress = min(1.0, (step - warm_up) / max(1, steps - warm_up))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Average:
+    """Exponential moving average of a net's weights and statistics, in a copy that is used for evaluation."""
+
+    def __init__(self, net: nn.Module, decay: float):
+        self.net, self.decay, self.steps = copy.deepcopy(net).eval().requires_grad_(False), decay, 0
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        """Move towards `net`; early on faster than `decay`, so that the start is forgotten."""
+        self.steps += 1
+        rate = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        mine, theirs = self.net.state_dict(), net.state_dict()
+        floats = [name for name, value in mine.items() if value.is_floating_point()]
+        torch._foreach_lerp_([mine[name] for name in floats], [theirs[name] for name in floats], rate)
+        for name, value in mine.items():
+            if not value.is_floating_point():
+                value.copy_(theirs[name])
+
+
+# ---- learning --------------------------------------------------------------------------------------------------------
+
+GRADIENT_NORM = 5.0  # to which a step is clipped
+
+
+class Learner:
+    """A net and all that changes while it learns; state() and load() make a resumed run equal a straight one."""
+
+    def __init__(self, net: nn.Module, device: torch.device, dtype: torch.dtype | None, learning_rate: float,
+                 weight_decay: float, ema: float, steps: int, warm_up: int):
+        self.net = net.to(device, memory_format=torch.channels_last)
+        self.average = Average(self.net, ema)
+        matrices = [p for p in net.parameters() if p.ndim > 1]  # norms and biases do not decay
+        vectors = [p for p in net.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=learning_rate, fused=device.type in ("cpu", "cuda"))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.device, self.dtype, self.learning_rate, self.steps, self.warm_up = device, dtype, learning_rate, steps, warm_up
+
+    def step(self, number: int) -> None:
+        """Apply the gradients of step `number`; a step with overflown fp16 gradients is skipped by the scaler."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * warm_up_cosine(number, self.steps, self.warm_up)
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.net.parameters(), GRADIENT_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(self.net)
+
+    def state(self) -> dict:
+        return {"weights": self.net.state_dict(), "average": self.average.net.state_dict(),
+                "average_steps": self.average.steps, "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict()}
+
+    def load(self, state: dict) -> None:
+        self.net.load_state_dict(state["weights"])
+        self.average.net.load_state_dict(state["average"])
+        self.average.steps = state["average_steps"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def take_weights(net: nn.Module, state: dict) -> int:
+    """Copy from a checkpoint every weight whose name and shape fit (an encoder alone will do); returns how many."""
+    given, own = state.get("average") or state["weights"], net.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    net.load_state_dict({**own, **fitting})
+    return len(fitting)
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+def checkpoint(net: nn.Module, contract: dict, target: str, threshold: float, **state) -> dict:
+    """Nested dicts and lists of tensors, numbers and strings, readable with weights_only=True."""
+    return {"format": FORMAT, "model": "unet", "arguments": net.arguments, "contract": contract, "target": target,
+            "threshold": threshold, **state}
+
+
+def load_checkpoint(path: Path, map_location="cpu") -> dict:
+    """Read a checkpoint without executing anything in it; CheckpointError says what is wrong with it."""
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except Exception as error:  # torch raises a dozen kinds on foreign, cut or hostile files; none is run
+        kind = "holds more than tensors and numbers, it may be hostile" if "weights_only" in str(error).lower() or \
+            "Unsupported" in str(error) else "is no readable checkpoint"
+        raise CheckpointError(f"{path}: {kind} ({type(error).__name__}); use one written by train_unet.py") from None
+    if not isinstance(state, dict) or not {"format", "model", "arguments", "weights", "contract"} <= state.keys():
+        raise CheckpointError(f"{path}: is no checkpoint of this project; use one written by train_unet.py")
+    if state["format"] != FORMAT or state["model"] != "unet":
+        raise CheckpointError(f"{path}: model {state['model']!r} of format {state['format']!r}; this code reads 'unet' "
+                              f"of format {FORMAT}")
+    missing = [name for name in CONTRACT if name not in state["contract"]]
+    if missing:
+        raise CheckpointError(f"{path}: its input contract lacks {', '.join(missing)}")
+    return state
+
+
+def build_net(state: dict, path: Path) -> nn.Module:
+    """The U-Net of a checkpoint with its weights (the averaged ones where there are such), in eval mode."""
+    from models.unet import UNet
+
+    try:
+        net = UNet(**state["arguments"])
+        net.load_state_dict(state.get("average") or state["weights"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: weights and arguments do not fit ({str(error).splitlines()[0]})") from None
+    return net.eval()
+
+
+# ---- inference -------------------------------------------------------------------------------------------------------
+
+def fold_norms(net: nn.Module) -> nn.Module:
+    """A copy with every batch norm folded into the convolution before it: the same function, fewer passes over memory."""
+    net = copy.deepcopy(net).eval()
+    for block in net.modules():
+        if not isinstance(block, nn.Sequential):
+            continue
+        for place in range(len(block) - 1):
+            if isinstance(block[place], nn.Conv2d) and isinstance(block[place + 1], nn.BatchNorm2d):
+                block[place] = nn.utils.fuse_conv_bn_eval(block[place], block[place + 1])
+                block[place + 1] = nn.Identity()
+    return net
+
+
+class Predictor:
+    """A net made ready to predict: norms folded, weights in the precision of inference, channels last."""
+
+    def __init__(self, net: nn.Module, contract: dict, device: torch.device, dtype: torch.dtype | None):
+        self.device, self.dtype = device, dtype or torch.float32
+        self.net = fold_norms(net).to(device, self.dtype, memory_format=torch.channels_last)
+        self.mean, self.std = (torch.tensor(contract[name], device=device) for name in ("mean", "std"))
+
+    @torch.inference_mode()
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Probability of snow float32 (B, H, W) of images (B, C, H, W) in the units of the contract; NaN where any is."""
+        image = image.to(self.device, non_blocking=True)
+        missing = torch.isnan(image).any(dim=1)
+        x = normalise(image, self.mean, self.std).to(self.dtype, memory_format=torch.channels_last)
+        probability = torch.sigmoid(self.net(x)[:, 0].float())
+        return probability.masked_fill_(missing, float("nan"))
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def batch_that_fits(step, batch: int) -> int:
+    """The largest of batch/2, batch/4, ... for which step(batch) runs; 0 if not even one image does."""
+    while batch > 1:
+        batch //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            step(batch)
+            return batch
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+    return 0

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# The chain, from raw scenes to snow masks and a snow-cover table:  ./runbook.sh
+#
+#   ./runbook.sh            make .venv, install, run every step; finished steps are skipped, interrupted ones go on
+#   ./runbook.sh test       make .venv, install, run all tests (further words go to pytest)
+#   DRY_RUN=1               print the commands      FROM=4 / ONLY=4   start at a step / run one step
+#   DATA=my/scenes          your own scenes         OUT=runs/mine     where results go (default runs/default)
+#   SIZE=tiny               a small net, few epochs: the size tests use
+#   PYTHON=python3.12       the interpreter that makes .venv
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$PWD
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$here/$1" ;; esac; }
+OUT=${OUT:+$(absolute "$OUT")}; OUT=${OUT:-runs/default}
+SCENES=${DATA:+$(absolute "$DATA")}; SCENES=${SCENES:-data/sample/scenes}
+cd "$root"
+python=.venv/bin/python
+
+case ${SIZE:-default} in
+  default) train=(--width 16 --epochs 40) ;;
+  tiny) train=(--width 4 --depth 3 --epochs 4) ;;
+  *) echo "runbook.sh: SIZE=$SIZE: expected default or tiny." >&2; exit 2 ;;
+esac
+
+steps() {   # one numbered step, one command
+  [ -n "${DATA:-}" ] ||
+  step 1 sample   $python -m data_prep.sample --out data/sample
+  step 2 curate   $python -m data_prep.curate --data "$SCENES" --out "$OUT/2_curate" --card
+  step 3 split    $python -m data_prep.split --data "$OUT/2_curate" --out "$OUT/3_split" --seed 1
+  step 4 train    $python train_unet.py --data "$OUT/3_split" --out "$OUT/4_train" "${train[@]}"
+  step 5 score    $python infer_unet.py --data "$OUT/3_split" --weights "$OUT/4_train/best.pt" --out "$OUT/5_score"
+  step 6 map      $python infer_unet.py --data "$SCENES" --weights "$OUT/4_train/best.pt" --out "$OUT/6_map" --previews
+}
+
+install() {   # $1: a requirements file; done once for each state of the files
+  local stamp=".venv/.installed-$1"
+  if [ -e "$stamp" ] && [ "$stamp" -nt "$1" ] && [ "$stamp" -nt constraints.txt ]; then return; fi
+  if [ ! -x $python ]; then
+    local candidate interpreter=
+    for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
+      if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then interpreter=$candidate; break; fi
+    done
+    [ -n "$interpreter" ] || { echo "runbook.sh: no Python 3.11 or newer found; name one with PYTHON=." >&2; exit 2; }
+    "$interpreter" -m venv .venv
+  fi
+  echo "installing $1 into .venv (once; torch is large)" >&2
+  $python -m pip install --quiet --disable-pip-version-check -r "$1" -c constraints.txt || {
+    echo "runbook.sh: pip could not install $1; see above, then run again." >&2; exit 1; }
+  touch "$stamp"
+}
+
+changed=   # once a step's arguments or input differ from what its folder holds, it and all after it are made anew
+step() {
+  local number=$1 name=$2 log="$OUT/logs/$1_$2.log"; shift 2
+  if [ -n "${ONLY:-}" ] && [ "$number" != "$ONLY" ]; then return; fi
+  if [ "$number" -lt "${FROM:-1}" ]; then return; fi
+  echo "[$number $name] $*" >&2
+  [ -z "${DRY_RUN:-}" ] || return 0
+  mkdir -p "$OUT/logs"
+  local code=0
+  "$@" $changed >"$log" 2> >(tee -a "$log" >&2) || code=$?
+  if [ $code = 2 ] && grep -q "made with other arguments or input" "$log"; then
+    changed=--overwrite code=0
+    "$@" $changed >"$log" 2> >(tee -a "$log" >&2) || code=$?
+  fi
+  if [ $code != 0 ]; then
+    echo "runbook.sh: step $number ($name) ended with exit code $code; its log: $log" >&2
+    exit $code
+  fi
+}
+
+if [ "${1:-}" = test ]; then
+  shift
+  install requirements.txt; install requirements-dev.txt
+  export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+  exec $python -m pytest -q -n 2 "$@"
+elif [ $# != 0 ]; then
+  echo "runbook.sh: unknown word '$1'; there is only 'test'." >&2; exit 2
+fi
+[ -n "${DRY_RUN:-}" ] || install requirements.txt
+steps
+[ -n "${DRY_RUN:-}" ] || echo "done: look into $(absolute "$OUT" | sed "s|^$here/runs|$root/runs|")" >&2
