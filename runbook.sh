@@ -26,7 +26,7 @@ steps() {   # one numbered step, one command
   [ -n "${DATA:-}" ] ||
   step 1 sample   $python -m data_prep.sample --out data/sample
   step 2 curate   $python -m data_prep.curate --data "$SCENES" --out "$OUT/2_curate" --card
-  step 3 split    $python -m data_prep.split --data "$OUT/2_curate" --out "$OUT/3_split" --seed 1
+  step 3 split    $python -m data_prep.split --data "$OUT/2_curate" --out "$OUT/3_split"
   step 4 train    $python train_unet.py --data "$OUT/3_split" --out "$OUT/4_train" "${train[@]}"
   step 5 score    $python infer_unet.py --data "$OUT/3_split" --weights "$OUT/4_train/best.pt" --out "$OUT/5_score"
   step 6 map      $python infer_unet.py --data "$SCENES" --weights "$OUT/4_train/best.pt" --out "$OUT/6_map" --previews

@@ -19,21 +19,27 @@ from data_prep.runs import BadInput
 
 # ---- data ------------------------------------------------------------------------------------------------------------
 
+
 def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
     """Triplets of train and val, checked file by file, their figures, and the input channels."""
     from data_prep import triplets
 
     manifest = triplets.read_manifest(args.data)
-    channels = triplets.check_channels(tuple(
-        (args.bands or ("grey" if manifest.original else "vv,vh")).split(",")))
+    channels = triplets.check_channels(
+        tuple((args.bands or ("grey" if manifest.original else "vv,vh")).split(","))
+    )
     data, figures = {}, {}
     for split in ("train", "val"):
         data[split] = manifest.of(split)
         if args.limit:
-            data[split].rows = data[split].rows[:args.limit]
+            data[split].rows = data[split].rows[: args.limit]
         if not data[split].rows:
-            raise BadInput(f"{args.data}: no triplet in split {split!r}; assign them with python -m data_prep.split.")
-        figures[split] = triplets.inspect(data[split], channels, args.target, args.skip_bad, f"reading {split}")
+            raise BadInput(
+                f"{args.data}: no triplet in split {split!r}; assign them with python -m data_prep.split."
+            )
+        figures[split] = triplets.inspect(
+            data[split], channels, args.target, args.skip_bad, f"reading {split}"
+        )
         if not figures[split]["snow"] + figures[split]["snow_free"]:
             raise BadInput(f"{args.data}: split {split!r} has no labelled pixel (target {args.target}).")
     manifest.rows = data["train"].rows + data["val"].rows
@@ -41,16 +47,8 @@ def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
     return data, figures, channels
 
 
-def loader(dataset, batches, workers: int, persistent: bool = False):
-    """Batches in the order given, from worker processes if there are any."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    more = {"worker_init_fn": runs.ignore_signals, "prefetch_factor": 4, "persistent_workers": persistent} if workers else {}
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), **more)
-
-
 # ---- learning --------------------------------------------------------------------------------------------------------
+
 
 def optimise(learner, task, args, images, masks, step: int) -> float:
     """One step on a batch, cut into --accumulate parts; returns its loss, and leaves the net alone if that is not finite."""
@@ -74,8 +72,8 @@ def optimise(learner, task, args, images, masks, step: int) -> float:
     return value
 
 
-def evaluate(learner, task, args, batches):
-    """Loss and histogram of probabilities of the averaged net over whole validation triplets."""
+def evaluate(learner, task, args, batches) -> dict:
+    """Loss, scores and best threshold of the averaged net over whole validation triplets."""
     import torch
 
     from models import losses, metrics, training
@@ -84,13 +82,15 @@ def evaluate(learner, task, args, batches):
     with torch.inference_mode():
         for images, masks, _ in batches:
             images, masks = images.to(learner.device), masks.to(learner.device)
-            x = training.normalise(images, task["mean"], task["std"]).contiguous(memory_format=torch.channels_last)
+            x = training.normalise(images, task["mean"], task["std"])
             with training.autocast(learner.device, learner.dtype):
-                logits = net(x)[:, 0].float()
-            total += losses.segmentation_loss(logits, masks, task["val_pixels"], task["val_images"], args.loss,
-                                              task["snow_weight"]).item()
+                logits = net(x.contiguous(memory_format=torch.channels_last))[:, 0].float()
+            counts = task["val_pixels"], task["val_images"]
+            total += losses.segmentation_loss(logits, masks, *counts, args.loss, task["snow_weight"]).item()
             histogram.add(torch.sigmoid(logits).cpu().numpy(), masks.cpu().numpy())
-    return total, histogram
+    threshold = histogram.best_threshold()
+    scores = histogram.summary(0.5 if threshold is None else threshold)
+    return {"val_loss": total, "val": scores, "threshold": threshold}
 
 
 def train_one_epoch(learner, task, args, batches, progress, stop, save_last) -> dict:
@@ -102,48 +102,58 @@ def train_one_epoch(learner, task, args, batches, progress, stop, save_last) -> 
         waited += time.time() - mark
         loss = optimise(learner, task, args, images, masks, progress["step"])
         if not math.isfinite(loss):
-            raise SystemExit(f"train_unet.py: loss is {loss} at step {progress['step']}; stopped before it could spoil the "
-                             "weights, last.pt is sound. Lower --learning-rate or pass --amp off.")
+            raise SystemExit(
+                f"train_unet.py: loss is {loss} at step {progress['step']}; stopped before it could spoil the "
+                "weights, last.pt is sound. Lower --learning-rate or pass --amp off."
+            )
         progress["step"], progress["batch"] = progress["step"] + 1, progress["batch"] + 1
         progress["loss_sum"] += loss
         mark = time.time()
         if mark - said > 15:
             said, pace = mark, (mark - began) / (progress["step"] - first)
-            runs.say(f"epoch {progress['epoch'] + 1}/{args.epochs} step {progress['step']}/{learner.steps} loss {loss:.4f}  "
-                     f"{pace:.2f} s a step, data {waited / (mark - began):.0%}, "
-                     f"about {pace * (learner.steps - progress['step']) / 60:.1f} min to go")
+            minutes = pace * (learner.steps - progress["step"]) / 60
+            runs.say(
+                f"epoch {progress['epoch'] + 1}/{args.epochs} step {progress['step']}/{learner.steps} loss {loss:.4f}"
+                f"  {pace:.2f} s a step, data {waited / (mark - began):.0%}, about {minutes:.1f} min to go"
+            )
         if stop.requested:
             save_last()
-            raise runs.Interrupted(f"{stop.requested} at step {progress['step']} of {learner.steps}, saved in last.pt.")
-    return {"train_loss": progress["loss_sum"] / task["steps_per_epoch"],
-            "data_share": waited / max(1e-9, time.time() - began), "train_seconds": time.time() - began}
+            at = f"step {progress['step']} of {learner.steps}"
+            raise runs.Interrupted(f"{stop.requested} at {at}, saved in last.pt.")
+    seconds = time.time() - began
+    return {
+        "step": progress["step"], "train_loss": progress["loss_sum"] / task["steps_per_epoch"],
+        "learning_rate": learner.optimizer.param_groups[0]["lr"], "seconds": seconds,
+        "data_share": waited / max(1e-9, seconds),
+    }  # fmt: skip
 
 
-def better(figures: dict, val_loss: float, best: dict) -> bool:
+def better(record: dict, best: dict) -> bool:
     """Higher IoU of snow; lower loss where validation has no snow, or nothing else, to score."""
-    if figures["iou"] is not None and figures["balanced_accuracy"] is not None:
-        return best["iou"] is None or figures["iou"] > best["iou"]
-    return best["loss"] is None or val_loss < best["loss"]
+    if record["val"]["balanced_accuracy"] is not None:
+        return best["iou"] is None or record["val"]["iou"] > best["iou"]
+    return best["loss"] is None or record["val_loss"] < best["loss"]
 
 
 def fit(args, run, learner, task, data, contract) -> dict:
     """The epochs, going on from last.pt if there is one; returns the figures of the result."""
     import torch
 
-    from data_prep import pictures, triplets
+    from data_prep import batches, pictures
     from models import training
 
     stop = runs.StopSignal()
     start = next((path for path in (args.out / "last.pt", args.resume) if path and path.exists()), None)
-    progress = resume(learner, start, contract) if start else {
-        "epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0,
-        "best": {"epoch": -1, "iou": None, "loss": None, "threshold": 0.5}}
+    nothing = {"epoch": -1, "iou": None, "loss": None, "threshold": 0.5}
+    progress = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "best": nothing}
+    if start:
+        progress = resume(learner, start, contract)
     records = run.cut_log(lambda record: record["epoch"] < progress["epoch"])
 
     def save(name, **more):
         best = progress["best"]
-        state = training.checkpoint(learner.net, contract, args.target, best["threshold"], seed=args.seed, best=best,
-                                    epoch=progress["epoch"], step=progress["step"], **more)
+        more |= {"seed": args.seed, "best": best, "epoch": progress["epoch"], "step": progress["step"]}
+        state = training.checkpoint(learner.net, contract, args.target, best["threshold"], **more)
         with runs.atomic(args.out / name) as temporary:
             torch.save(state, temporary)
 
@@ -151,44 +161,54 @@ def fit(args, run, learner, task, data, contract) -> dict:
         save("last.pt", **learner.state(), progress=progress)
 
     train, val = data["train"].rows, data["val"].rows
-    keys = [batch for epoch in range(progress["epoch"], args.epochs) for batch in triplets.shuffled_batches(
-        len(train), args.batch, args.seed, epoch, progress["batch"] if epoch == progress["epoch"] else 0)]
-    train_set = triplets.TripletDataset(train, task["channels"], args.target, contract["tile"], args.seed, args.augment,
-                                        args.gain_db)
-    val_set = triplets.TripletDataset(val, task["channels"], args.target)
-    val_batches = loader(val_set, triplets.batches_by_size(val, args.batch), args.workers, persistent=True)
-    batches = iter(loader(train_set, keys, args.workers))
+    train_set = batches.TripletDataset(
+        train, task["channels"], args.target, contract["tile"], args.seed, args.augment, args.gain_db
+    )
+    val_set = batches.TripletDataset(val, task["channels"], args.target)
+    order = batches.epochs(
+        len(train), args.batch, args.seed, progress["epoch"], args.epochs, progress["batch"]
+    )
+    train_batches = iter(batches.loader(train_set, order, args.workers))
+    val_batches = batches.loader(val_set, batches.by_size(val, args.batch), args.workers, persistent=True)
     while progress["epoch"] < args.epochs:
-        began, epoch = time.time(), progress["epoch"]
-        record = {"epoch": epoch, **train_one_epoch(learner, task, args, batches, progress, stop, save_last)}
-        val_loss, histogram = evaluate(learner, task, args, val_batches)
-        threshold = histogram.best_threshold()
-        figures = histogram.summary(0.5 if threshold is None else threshold)
+        epoch = progress["epoch"]
+        record = train_one_epoch(learner, task, args, train_batches, progress, stop, save_last)
+        record |= evaluate(learner, task, args, val_batches)
         progress |= {"epoch": epoch + 1, "batch": 0, "loss_sum": 0.0}
-        improved = better(figures, val_loss, progress["best"])
+        improved = better(record, progress["best"])
         if improved:
-            progress["best"] = {"epoch": epoch, "iou": figures["iou"], "loss": val_loss,
-                                "threshold": 0.5 if threshold is None else threshold}
+            threshold = 0.5 if record["threshold"] is None else record["threshold"]
+            progress["best"] = {
+                "epoch": epoch, "iou": record["val"]["iou"], "loss": record["val_loss"], "threshold": threshold,
+            }  # fmt: skip
             save("best.pt", weights=learner.average.net.state_dict())
         save_last()
-        on_gpu = learner.device.type == "cuda"
-        records.append({**record, "val_loss": val_loss, "val": figures, "threshold": threshold,
-                        "step": progress["step"], "learning_rate": learner.optimizer.param_groups[0]["lr"],
-                        "seconds": time.time() - began,
-                        "peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else runs.peak_memory_mib()})
+        records.append({"epoch": epoch, **record, "peak_memory_mib": runs.peak_memory_mib()})
         run.log(**records[-1])
-        iou = "none" if figures["iou"] is None else f"{figures['iou']:.4f}"
-        runs.say(f"epoch {epoch + 1}/{args.epochs}  loss {record['train_loss']:.4f}  val loss {val_loss:.4f}  val IoU {iou}"
-                 f"{' *' if improved else '  '}  {records[-1]['seconds']:.1f} s, data {record['data_share']:.0%}, "
-                 f"{records[-1]['peak_memory_mib']:.0f} MiB")
+        say_epoch(args, records[-1], improved)
         if args.patience and epoch - progress["best"]["epoch"] >= args.patience:
             runs.say(f"no better epoch in {args.patience}: stopped early")
             break
         if progress["epoch"] < args.epochs and (stop.requested or progress["epoch"] == args.stop_after):
             raise runs.Interrupted(f"{progress['epoch']} of {args.epochs} epochs done, saved in last.pt.")
-    pictures.training_curves(args.out / "curves.png", records, f"U-Net, width {args.width}, {', '.join(task['channels'])}")
-    best = next((record for record in records if record["epoch"] == progress["best"]["epoch"]), None)
-    return {"best": progress["best"], "val": best and best["val"], "epochs": progress["epoch"], "steps": progress["step"]}
+    title = f"U-Net, width {args.width}, {', '.join(task['channels'])}"
+    pictures.training_curves(args.out / "curves.png", records, title)
+    best = next(record for record in records if record["epoch"] == progress["best"]["epoch"])
+    return {
+        "best": progress["best"],
+        "val": best["val"],
+        "epochs": progress["epoch"],
+        "steps": progress["step"],
+    }
+
+
+def say_epoch(args, record: dict, improved: bool) -> None:
+    iou = "none" if record["val"]["iou"] is None else f"{record['val']['iou']:.4f}"
+    runs.say(
+        f"epoch {record['epoch'] + 1}/{args.epochs}  loss {record['train_loss']:.4f}  "
+        f"val loss {record['val_loss']:.4f}  val IoU {iou}{' *' if improved else '  '}  "
+        f"{record['seconds']:.1f} s, data {record['data_share']:.0%}, {record['peak_memory_mib']:.0f} MiB"
+    )
 
 
 def resume(learner, path: Path, contract: dict) -> dict:
@@ -203,8 +223,10 @@ def resume(learner, path: Path, contract: dict) -> dict:
     except training.CheckpointError as error:
         raise BadInput(f"{error}; pass --overwrite to start anew.") from None
     except (KeyError, RuntimeError, ValueError) as error:
-        raise BadInput(f"{path}: does not fit these arguments ({str(error).splitlines()[0]}); pass --overwrite to start "
-                       "anew.") from None
+        raise BadInput(
+            f"{path}: does not fit these arguments ({str(error).splitlines()[0]}); pass --overwrite to start "
+            "anew."
+        ) from None
     runs.say(f"going on from {path}: epoch {saved['progress']['epoch']}, step {saved['progress']['step']}")
     return saved["progress"]
 
@@ -217,24 +239,46 @@ def out_of_memory(args, learner, task, size: int) -> str:
 
     def trial(batch):
         images = torch.zeros(batch, len(task["channels"]), size, size)
-        optimise(learner, task, argparse.Namespace(**{**vars(args), "accumulate": 1}), images,
-                 torch.zeros(batch, size, size, dtype=torch.uint8), 0)
+        optimise(
+            learner,
+            task,
+            argparse.Namespace(**{**vars(args), "accumulate": 1}),
+            images,
+            torch.zeros(batch, size, size, dtype=torch.uint8),
+            0,
+        )
 
     at_a_time = -(-args.batch // args.accumulate)
     fits = training.batch_that_fits(trial, at_a_time)
-    advice = (f"{fits} at a time fit: --batch {args.batch} --accumulate {-(-args.batch // fits)} computes the same" if fits
-              else "not even one fits: lower --crop or --width")
+    advice = (
+        f"{fits} at a time fit: --batch {args.batch} --accumulate {-(-args.batch // fits)} computes the same"
+        if fits
+        else "not even one fits: lower --crop or --width"
+    )
     return f"train_unet.py: out of memory with {at_a_time} images of {size} px at a time; {advice}."
 
 
 # ---- the job ---------------------------------------------------------------------------------------------------------
 
+
 def get_parser():
-    parser = runs.get_parser(__doc__, *runs.COMMON, data="a triplets folder with splits, or the original's folders")
+    parser = runs.get_parser(
+        __doc__, *runs.COMMON, data="a triplets folder with splits, or the original's folders"
+    )
     add = parser.add_argument
-    add("--bands", metavar="A,B", help="input channels, e.g. vv,vh,vh-vv,incidence-angle (default vv,vh; grey for PNGs)")
+    add(
+        "--bands",
+        metavar="A,B",
+        help="input channels, e.g. vv,vh,vh-vv,incidence-angle (default vv,vh; grey for PNGs)",
+    )
     add("--target", choices=("total", "wet"), default="total")
-    add("--width", type=int, default=16, metavar="N", help="channels at full resolution; 64 is the original's size")
+    add(
+        "--width",
+        type=int,
+        default=16,
+        metavar="N",
+        help="channels at full resolution; 64 is the original's size",
+    )
     add("--depth", type=int, default=4, metavar="N", help="halvings of the resolution")
     add("--norm", choices=("batch", "group"), default="batch")
     add("--init", type=Path, metavar="PT", help="start from those weights of a checkpoint that fit")
@@ -242,15 +286,42 @@ def get_parser():
     add("--epochs", type=int, default=40, metavar="N")
     add("--batch", type=int, default=8, metavar="N", help="images a step")
     add("--accumulate", type=int, default=1, metavar="N", help="parts a batch is cut into, to save memory")
-    add("--crop", type=int, metavar="PX", help="side of the training crop (default: the largest tile, at most 256)")
+    add(
+        "--crop",
+        type=int,
+        metavar="PX",
+        help="side of the training crop (default: the largest tile, at most 256)",
+    )
     add("--loss", default="bce-dice", help="bce-dice, bce, dice, focal, focal-dice, tversky")
-    add("--snow-weight", default="none", metavar="none|balanced|X", help="weight of snow pixels in pixel losses")
+    add(
+        "--snow-weight",
+        default="none",
+        metavar="none|balanced|X",
+        help="weight of snow pixels in pixel losses",
+    )
     add("--learning-rate", type=float, default=1e-3, metavar="X")
     add("--weight-decay", type=float, default=1e-2, metavar="X")
     add("--warm-up", type=float, default=0.05, metavar="S", help="share of the steps")
-    add("--ema", type=float, default=0.99, metavar="X", help="decay of the weight average, which is what is kept")
-    add("--patience", type=int, default=0, metavar="N", help="stop after N epochs without a better one; 0 = never")
-    add("--augment", action=argparse.BooleanOptionalAction, default=True, help="random quarter turns and mirrors, gain")
+    add(
+        "--ema",
+        type=float,
+        default=0.99,
+        metavar="X",
+        help="decay of the weight average, which is what is kept",
+    )
+    add(
+        "--patience",
+        type=int,
+        default=0,
+        metavar="N",
+        help="stop after N epochs without a better one; 0 = never",
+    )
+    add(
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="random quarter turns and mirrors, gain",
+    )
     add("--gain-db", type=float, default=0.5, metavar="DB", help="random radiometric gain, plus or minus")
     add("--stop-after", type=int, metavar="EPOCH", help="save and exit 75 after this epoch, to go on later")
     add("--compile", action="store_true", help="torch.compile the net")
@@ -266,17 +337,23 @@ def check(args) -> None:
     positive = ("width", "depth", "epochs", "batch", "accumulate", "learning_rate")
     wrong = next((name for name in positive if getattr(args, name) <= 0), None)
     if wrong or args.patience < 0 or args.gain_db < 0 or not 0 <= args.ema < 1 or not 0 <= args.warm_up < 1:
-        raise BadInput(f"--{(wrong or 'patience, gain-db, ema, warm-up').replace('_', '-')}: out of range "
-                       "(counts and rates are positive, --ema and --warm-up lie in 0..1).")
+        raise BadInput(
+            f"--{(wrong or 'patience, gain-db, ema, warm-up').replace('_', '-')}: out of range "
+            "(counts and rates are positive, --ema and --warm-up lie in 0..1)."
+        )
     if args.accumulate > args.batch:
-        raise BadInput(f"--accumulate {args.accumulate}: cannot cut a batch of {args.batch} into so many parts.")
+        raise BadInput(
+            f"--accumulate {args.accumulate}: cannot cut a batch of {args.batch} into so many parts."
+        )
     if args.crop is not None and args.crop < 1 << args.depth:
         raise BadInput(f"--crop {args.crop}: must be at least {1 << args.depth} for --depth {args.depth}.")
     try:
         if args.snow_weight not in ("none", "balanced") and not 0 < float(args.snow_weight) < math.inf:
             raise ValueError
     except ValueError:
-        raise BadInput(f"--snow-weight {args.snow_weight}: expected none, balanced or a positive number.") from None
+        raise BadInput(
+            f"--snow-weight {args.snow_weight}: expected none, balanced or a positive number."
+        ) from None
     for path in (args.init, args.resume):
         if path and not path.is_file():
             raise BadInput(f"{path}: no such checkpoint.")
@@ -290,7 +367,7 @@ def main(args) -> int:
     check(args)
     import torch
 
-    from data_prep import triplets
+    from data_prep import batches, triplets
     from models import training
     from models.unet import UNet, count_parameters
 
@@ -305,7 +382,7 @@ def main(args) -> int:
     rows, train = data["train"].rows, figures["train"]
     largest = max(max(triplets.picture_size(row)) for row in rows)
     size = args.crop or min(256, largest + -largest % (1 << args.depth))
-    steps_per_epoch = len(triplets.shuffled_batches(len(rows), args.batch, 0, 0))
+    steps_per_epoch = len(batches.shuffled(len(rows), args.batch, 0, 0))
     weight = {"none": 1.0, "balanced": min(100.0, max(0.01, train["snow_free"] / max(1, train["snow"])))}
 
     torch.manual_seed(args.seed)
@@ -317,20 +394,43 @@ def main(args) -> int:
             raise BadInput(f"--init {error}.") from None
         runs.say(f"{taken} of {len(net.state_dict())} tensors start from {args.init}")
     steps = steps_per_epoch * args.epochs
-    learner = training.Learner(net, device, dtype, args.learning_rate, args.weight_decay, args.ema, steps,
-                               max(1, round(args.warm_up * steps)))
-    task = {"channels": channels, "steps_per_epoch": steps_per_epoch, "val_pixels": figures["val"]["pixels"],
-            "val_images": figures["val"]["images"], "forward": torch.compile(net) if args.compile else net,
-            "snow_weight": weight.get(args.snow_weight) or float(args.snow_weight),
-            **{name: torch.tensor(train[name], device=device, dtype=torch.float32) for name in ("mean", "std")}}
-    contract = {"bands": list(channels), "units": "8-bit" if data["train"].original else "dB",
-                "backscatter": data["train"].common("backscatter"), "mean": train["mean"], "std": train["std"], "tile": size}
-    runs.say(f"U-Net of {count_parameters(net) / 1e6:.2f} M parameters on {device.type}, {dtype or torch.float32}; "
-             f"{len(rows)} triplets train, {len(data['val'].rows)} val; {steps} steps of {args.batch} x {size} px")
+    learner = training.Learner(
+        net,
+        device,
+        dtype,
+        args.learning_rate,
+        args.weight_decay,
+        args.ema,
+        steps,
+        max(1, round(args.warm_up * steps)),
+    )
+    task = {
+        "channels": channels,
+        "steps_per_epoch": steps_per_epoch,
+        "val_pixels": figures["val"]["pixels"],
+        "val_images": figures["val"]["images"],
+        "forward": torch.compile(net) if args.compile else net,
+        "snow_weight": weight.get(args.snow_weight) or float(args.snow_weight),
+        **{name: torch.tensor(train[name], device=device, dtype=torch.float32) for name in ("mean", "std")},
+    }
+    contract = {
+        "bands": list(channels),
+        "units": "8-bit" if data["train"].original else "dB",
+        "backscatter": data["train"].common("backscatter"),
+        "mean": train["mean"],
+        "std": train["std"],
+        "tile": size,
+    }
+    runs.say(
+        f"U-Net of {count_parameters(net) / 1e6:.2f} M parameters on {device.type}, {dtype or torch.float32}; "
+        f"{len(rows)} triplets train, {len(data['val'].rows)} val; {steps} steps of {args.batch} x {size} px"
+    )
     for split, f in figures.items():
         if not f["snow"] or not f["snow_free"]:
-            runs.say(f"{split} has {'no snow' if not f['snow'] else 'nothing but snow'}: scores of snow "
-                     f"{'are null' if split == 'val' else 'cannot be learned'}, this run is plumbing")
+            runs.say(
+                f"{split} has {'no snow' if not f['snow'] else 'nothing but snow'}: scores of snow "
+                f"{'are null' if split == 'val' else 'cannot be learned'}, this run is plumbing"
+            )
     if args.dry_run:
         return runs.DONE
     run.begin("last.pt", "best.pt")
@@ -340,8 +440,15 @@ def main(args) -> int:
         if not training.is_out_of_memory(error):
             raise
         raise SystemExit(out_of_memory(args, learner, task, size)) from None
-    return run.finish(**outcome, parameters=count_parameters(net), contract=contract, classes=figures,
-                      left_out=data["train"].bad + data["val"].bad, precision=str(dtype or torch.float32), device=str(device))
+    return run.finish(
+        **outcome,
+        parameters=count_parameters(net),
+        contract=contract,
+        classes=figures,
+        left_out=data["train"].bad + data["val"].bad,
+        precision=str(dtype or torch.float32),
+        device=str(device),
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ from data_prep.runs import write_text
 def checksums(folder: Path) -> str:
     """`sha256sum -c` lines for the manifest and every file it names."""
     lines = []
-    for path in sorted(p for kind in ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
-                       for p in (folder / kind).rglob("*.tif")):
+    for path in sorted(
+        p
+        for kind in ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
+        for p in (folder / kind).rglob("*.tif")
+    ):
         with open(path, "rb") as stream:
             lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
     manifest = folder / "triplets.csv"
@@ -32,10 +35,14 @@ def write(folder: Path, sites: list[Path], arguments: dict) -> None:
     about = [scenes.read_site(site) for site in sites if site.name in counts]
     sources = sorted({str(site.get("source", "not stated")) for site in about})
     licences = sorted({str(site.get("licence", "not stated")) for site in about})
-    table = "".join(f"| {site['site']} | {site['latitude']:.4f} | {site['longitude']:.4f} | {counts[site['site']]} |\n"
-                    for site in about)
+    table = "".join(
+        f"| {site['site']} | {site['latitude']:.4f} | {site['longitude']:.4f} | {counts[site['site']]} |\n"
+        for site in about
+    )
     write_text(folder / "SHA256SUMS", checksums(folder))
-    write_text(folder / "DATASET_CARD.md", f"""# Snow triplets from Sentinel-1 and Sentinel-2
+    write_text(
+        folder / "DATASET_CARD.md",
+        f"""# Snow triplets from Sentinel-1 and Sentinel-2
 
 {sum(counts.values())} triplets (radar backscatter in dB, RGB picture, snow mask) of {len(counts)} sites, {min(dates, default="-")} to
 {max(dates, default="-")}. Snow covers {snow / valid if valid else 0:.1%} of the {valid:,.0f} labelled pixels.
@@ -52,4 +59,5 @@ Sources: {"; ".join(sources)}.
 Licences: {"; ".join(licences)}.
 
 Cite the sources above, and SnowSAR for the curation (`curation.json` holds every threshold and version).
-""")
+""",
+    )

@@ -19,11 +19,25 @@ from data_prep.runs import BadInput
 
 DUPLICATE_DB = 0.5  # mean difference over sampled pixels; independent speckle of 4.4 looks differs by 3 dB
 SHIFT_PX, SHIFT_RESPONSE = 3.0, 0.15  # found on the sample: true pairs stay below either
-REJECTED_COLUMNS = ("site", "s1", "s2", "row", "col", "rule", "reason", "gap_hours", "radar_share", "optical_share",
-                    "cloud_share", "valid_fraction", "snow_fraction")
+REJECTED_COLUMNS = (
+    "site",
+    "s1",
+    "s2",
+    "row",
+    "col",
+    "rule",
+    "reason",
+    "gap_hours",
+    "radar_share",
+    "optical_share",
+    "cloud_share",
+    "valid_fraction",
+    "snow_fraction",
+)
 
 
 # ---- one pair ----------------------------------------------------------------------------------------------------------
+
 
 def work(task) -> list[dict]:
     """Judge every tile of a pair and write the good ones; the records are what the journal keeps."""
@@ -37,7 +51,9 @@ def work(task) -> list[dict]:
         return [{**names, **keep_tile(pair, s1, s2, box, args)} for box in boxes]
     except BadInput as error:
         if not args.skip_bad:
-            raise BadInput(f"{str(error).rstrip('.')}. Mend the file, or leave such files out with --skip-bad.") from None
+            raise BadInput(
+                f"{str(error).rstrip('.')}. Mend the file, or leave such files out with --skip-bad."
+            ) from None
         return [{**names, "rule": "unreadable", "reason": str(error)}]
 
 
@@ -45,43 +61,74 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
     """Write a tile's files if no rule fails, and return its record."""
     import numpy as np
 
-    from data_prep import pairs, scenes
+    from data_prep import pairs, rasters
 
     tile = pairs.judge_tile(pair, box, args)
-    figures = {name: tile[name] for name in
-               ("radar_share", "optical_share", "cloud_share", "valid_fraction", "snow_fraction")}
-    record = {"row": box[0], "col": box[1], "height": box[2], "width": box[3], **figures, "rule": tile["rule"]}
+    figures = {
+        name: tile[name]
+        for name in ("radar_share", "optical_share", "cloud_share", "valid_fraction", "snow_fraction")
+    }
+    record = {
+        "row": box[0],
+        "col": box[1],
+        "height": box[2],
+        "width": box[3],
+        **figures,
+        "rule": tile["rule"],
+    }
     if tile["rule"]:
         return {**record, "reason": pairs.RULES[tile["rule"]]}
     name = f"{s1.site}_{s1.path.stem}_{s2.path.stem}_r{box[0]:05d}c{box[1]:05d}"
     grid, tags = tile["grid"], pair["radar"].tags
     kept = {"dates": {"date": s1.date, "s2_date": s2.date}, "units": "dB", "backscatter": tags["backscatter"]}
-    files = {"sar": (tile["radar"], tile["bands"], np.nan, {**kept["dates"], "units": "dB",
-                                                            "backscatter": tags["backscatter"]}),
-             "rgb": (tile["rgb"], ("red", "green", "blue"), 0, kept["dates"]),
-             "mask": (tile["mask"][None], ("snow",), 255, {**kept["dates"], "index": args.index})}
+    files = {
+        "sar": (
+            tile["radar"],
+            tile["bands"],
+            np.nan,
+            {**kept["dates"], "units": "dB", "backscatter": tags["backscatter"]},
+        ),
+        "rgb": (tile["rgb"], ("red", "green", "blue"), 0, kept["dates"]),
+        "mask": (tile["mask"][None], ("snow",), 255, {**kept["dates"], "index": args.index}),
+    }
     for kind, raster in pair["extra"].items():
         bands = [b for b in raster.bands if b.endswith("_ref")] if kind == "ref" else raster.bands[:1]
         label = {"dem": ["elevation"], "landcover": ["landcover"], "ref": bands}[kind]
-        values = scenes.read_on(raster, bands, grid, "nearest" if kind == "landcover" else "bilinear")
-        files[kind] = (np.nan_to_num(values).astype(np.uint8) if kind == "landcover" else values, label,
-                       0 if kind == "landcover" else np.nan, {"units": "m"} if kind == "dem" else raster.tags)
+        values = rasters.read_on(raster, bands, grid, "nearest" if kind == "landcover" else "bilinear")
+        files[kind] = (
+            np.nan_to_num(values).astype(np.uint8) if kind == "landcover" else values,
+            label,
+            0 if kind == "landcover" else np.nan,
+            {"units": "m"} if kind == "dem" else raster.tags,
+        )
     for kind, (array, bands, nodata, label) in files.items():
-        scenes.write(args.out / kind / f"{name}.tif", array, bands, grid, nodata, **label)
+        rasters.write(args.out / kind / f"{name}.tif", array, bands, grid, nodata, **label)
     latitude, longitude = grid.centre()
     first = tile["radar"][0]
     shift, response = pairs.misregistration(first, tile["nir"]) if min(first.shape) >= 32 else (0.0, 0.0)
     rows, cols = (np.linspace(0, side - 1, 12).astype(int) for side in first.shape)
-    return {**record, "id": name, "date": s1.date, "s1_date": s1.date + (f"T{s1.time}" if s1.time else ""),
-            "s2_date": s2.date + (f"T{s2.time}" if s2.time else ""), "platform": tags.get("platform", ""),
-            "product": tags.get("product", ""), "backscatter": tags["backscatter"], "relative_orbit": pair["orbit"],
-            "orbit_state": tags.get("orbit_state", ""), "latitude": round(latitude, 6), "longitude": round(longitude, 6),
-            **{kind: f"{kind}/{name}.tif" for kind in files},
-            "pixels_db": [round(float(v), 2) for v in first[np.ix_(rows, cols)].ravel()],
-            "shift_px": shift, "shift_response": response}
+    return {
+        **record,
+        "id": name,
+        "date": s1.date,
+        "s1_date": s1.date + (f"T{s1.time}" if s1.time else ""),
+        "s2_date": s2.date + (f"T{s2.time}" if s2.time else ""),
+        "platform": tags.get("platform", ""),
+        "product": tags.get("product", ""),
+        "backscatter": tags["backscatter"],
+        "relative_orbit": pair["orbit"],
+        "orbit_state": tags.get("orbit_state", ""),
+        "latitude": round(latitude, 6),
+        "longitude": round(longitude, 6),
+        **{kind: f"{kind}/{name}.tif" for kind in files},
+        "pixels_db": [round(float(v), 2) for v in first[np.ix_(rows, cols)].ravel()],
+        "shift_px": shift,
+        "shift_response": response,
+    }
 
 
 # ---- the journal, and what it becomes --------------------------------------------------------------------------------
+
 
 def open_journal(path: Path) -> dict[int, int]:
     """Where each finished candidate's line starts; a last line cut short by a kill is taken off."""
@@ -105,10 +152,14 @@ def process(args, run, journal: Path) -> dict[int, int]:
     if not total:
         raise BadInput(f"{args.data}: the sites hold no scene at all (s1/*.tif, s2/*.tif).")
     places, stop = open_journal(journal), runs.StopSignal()
-    tasks = ((number, task) for number, task in enumerate(itertools.islice(pairs.candidates(args), args.limit))
-             if number not in places)
+    tasks = (
+        (number, task)
+        for number, task in enumerate(itertools.islice(pairs.candidates(args), args.limit))
+        if number not in places
+    )
     workers = runs.core_count() if args.workers is None else args.workers
     with open(journal, "ab") as stream:
+
         def note(number, records):
             places[number] = stream.tell()
             stream.write(json.dumps(runs.plain({"candidate": number, "records": records})).encode() + b"\n")
@@ -143,15 +194,16 @@ def process(args, run, journal: Path) -> dict[int, int]:
 
 
 def records_by_site(journal: Path, places: dict[int, int]):
-    """Yield (site, records) in the order of the candidates; holds one site at a time."""
+    """Yield the records of each site in the order of the candidates; holds one site at a time."""
+
     def ordered():
         with open(journal, "rb") as stream:
             for number in sorted(places):
                 stream.seek(places[number])
                 yield from json.loads(stream.readline())["records"]
 
-    for site, records in itertools.groupby(ordered(), key=lambda record: record["site"]):
-        yield site, list(records)
+    for _, records in itertools.groupby(ordered(), key=lambda record: record["site"]):
+        yield list(records)
 
 
 def drop_repeats(records: list[dict]) -> None:
@@ -166,8 +218,10 @@ def drop_repeats(records: list[dict]) -> None:
         pixels = np.array(record["pixels_db"], float)
         for other, other_pixels in here:
             same = record["s1"] == other["s1"]
-            if not same and (pixels.shape != other_pixels.shape
-                             or not np.nanmean(np.abs(pixels - other_pixels)) < DUPLICATE_DB):
+            if not same and (
+                pixels.shape != other_pixels.shape
+                or not np.nanmean(np.abs(pixels - other_pixels)) < DUPLICATE_DB
+            ):
                 continue
             record["rule"] = "superseded" if same else "near-duplicate"
             record["reason"] = f"{pairs.RULES[record['rule']]}: {other['id']}"
@@ -184,21 +238,32 @@ def remove_files(record: dict, out: Path) -> None:
 
 def write_tables(args, journal: Path, places: dict[int, int]) -> dict:
     """triplets.csv, rejected.csv, flagged.csv, streamed site by site; returns the funnel and samples for the sheets."""
+    from data_prep import sheets
     from data_prep.triplets import COLUMNS
 
-    funnel, sheets = Counter(), {"kept": [], "rejected": []}
+    funnel, samples = Counter(), {"kept": [], "rejected": []}
     seen = Counter()
-    tables = {"triplets": COLUMNS, "rejected": REJECTED_COLUMNS, "flagged": ("id", "flag", "shift_px", "shift_response")}
-    with runs.atomic(args.out / "triplets.csv") as a, runs.atomic(args.out / "rejected.csv") as b, \
-            runs.atomic(args.out / "flagged.csv") as c, open(a, "w", newline="", encoding="utf-8") as kept_file, \
-            open(b, "w", newline="", encoding="utf-8") as rejected_file, \
-            open(c, "w", newline="", encoding="utf-8") as flagged_file:
+    tables = {
+        "triplets": COLUMNS,
+        "rejected": REJECTED_COLUMNS,
+        "flagged": ("id", "flag", "shift_px", "shift_response"),
+    }
+    with (
+        runs.atomic(args.out / "triplets.csv") as a,
+        runs.atomic(args.out / "rejected.csv") as b,
+        runs.atomic(args.out / "flagged.csv") as c,
+        open(a, "w", newline="", encoding="utf-8") as kept_file,
+        open(b, "w", newline="", encoding="utf-8") as rejected_file,
+        open(c, "w", newline="", encoding="utf-8") as flagged_file,
+    ):
         streams = zip(tables.items(), (kept_file, rejected_file, flagged_file), strict=True)
-        writers = {name: csv.DictWriter(stream, columns, lineterminator="\n", restval="", extrasaction="ignore")
-                   for (name, columns), stream in streams}
+        writers = {
+            name: csv.DictWriter(stream, columns, lineterminator="\n", restval="", extrasaction="ignore")
+            for (name, columns), stream in streams
+        }
         for writer in writers.values():
             writer.writeheader()
-        for site, records in records_by_site(journal, places):
+        for records in records_by_site(journal, places):
             drop_repeats(records)
             for record in records:
                 funnel[record["rule"] or "kept"] += 1
@@ -212,71 +277,27 @@ def write_tables(args, journal: Path, places: dict[int, int]) -> dict:
                     if record["shift_px"] > SHIFT_PX and record["shift_response"] > SHIFT_RESPONSE:
                         funnel["flagged"] += 1
                         writers["flagged"].writerow({**record, "flag": "suspected misregistration"})
-                sample_for_sheet(sheets[group], record, seen, args.sheet)
-    return {"funnel": funnel, "sheets": sheets}
-
-
-def sample_for_sheet(sheet: list, record: dict, seen: Counter, size: int) -> None:
-    """Keep a sheet's worth of records: every rule and site is seen before any is seen twice, later ones thin out."""
-    kind = (record["rule"], record["site"])
-    seen[kind] += 1
-    sheet.append((seen[kind], record))
-    if len(sheet) > 4 * size:
-        sheet.sort(key=lambda item: item[0])
-        del sheet[size:]
-
-
-def draw_sheets(args, sheets: dict) -> None:
-    """Contact sheets: what was kept, and what was not with the rule that left it out."""
-    from data_prep import pictures
-
-    titles = {"kept": f"Kept triplets (radar VV, RGB, mask by {args.index})", "rejected": "Rejected candidates and the rule"}
-    for group, sample in sheets.items():
-        chosen = [record for _, record in sorted(sample, key=lambda item: item[0])[:args.sheet]]
-        panels = [preview(record, args) for record in sorted(chosen, key=lambda r: (r["rule"] or "", r["site"]))]
-        pictures.contact_sheet(args.out / f"contact_sheet_{group}.png", panels, titles[group])
-
-
-def preview(record: dict, args) -> dict:
-    """Arrays and caption of a record, read again from the scenes."""
-    from data_prep import pairs, sar, scenes
-
-    site = args.data / record["site"]
-    found = {sensor: next((s for s in scenes.list_scenes(site, sensor) if s.path.name == record.get(sensor)), None)
-             for sensor in ("s1", "s2")}
-    date = (found["s1"] or found["s2"]).date
-    fraction = record.get("snow_fraction")
-    share = f"cloud {record['cloud_share']:.0%}, valid {record['valid_fraction']:.0%}" if "cloud_share" in record else ""
-    caption = f"{record['site']} {date}\n" + (f"{record['rule']}; {share}".rstrip("; ") if record["rule"] else
-              f"snow {fraction:.0%} of valid, {share}, gap {record['gap_hours']:+.0f} h")
-    panel = {"caption": caption}
-    try:
-        if found["s1"] and found["s2"] and "row" in record:
-            pair = pairs.open_pair(site, found["s1"], found["s2"], args)
-            tile = pairs.judge_tile(pair, [record[name] for name in ("row", "col", "height", "width")], args)
-            limits = scenes.scene_limits(found["s1"].path, tile["bands"][0], pair["radar"].units)
-            return {**panel, "sar": sar.stretch(tile["radar"][0], limits), "mask": tile["mask"],
-                    "rgb": tile["rgb"].transpose(1, 2, 0)}
-        if found["s2"]:
-            raster = scenes.open_optical(found["s2"].path)
-            values = scenes.read(raster, ["B04", "B03", "B02"], max_pixels=256 * 256)
-            panel["rgb"] = sar.stretch(values, scenes.rgb_limits(found["s2"].path)).transpose(1, 2, 0)
-        elif found["s1"]:
-            raster = scenes.open_radar(found["s1"].path, args.units, args.backscatter)
-            values = scenes.read(raster, ["VV"], max_pixels=256 * 256)[0]
-            panel["sar"] = sar.stretch(values, sar.stretch_limits(values))
-    except BadInput as error:
-        panel["caption"] += f"\n{str(error)[:60]}"
-    return panel
+                sheets.sample(samples[group], record, seen, args.sheet)
+    return {"funnel": funnel, "samples": samples}
 
 
 # ---- the job ---------------------------------------------------------------------------------------------------------
 
+
 def get_parser():
     from data_prep.snow_index import RULES as INDICES
 
-    parser = runs.get_parser(__doc__, "--data", "--out", "--config", "--workers", "--limit", "--overwrite", "--dry-run",
-                             data="folder of scenes, one folder a site")
+    parser = runs.get_parser(
+        __doc__,
+        "--data",
+        "--out",
+        "--config",
+        "--workers",
+        "--limit",
+        "--overwrite",
+        "--dry-run",
+        data="folder of scenes, one folder a site",
+    )
     add = parser.add_argument
     add("--index", choices=INDICES, default="combined", help="snow index of the masks")
     add("--max-gap-hours", type=float, default=24, metavar="H", help="between the radar and the optical pass")
@@ -285,14 +306,27 @@ def get_parser():
     add("--max-cloud-share", type=float, default=0.3, metavar="S")
     add("--min-valid-share", type=float, default=0.5, metavar="S")
     add("--min-class-share", type=float, default=0.0, metavar="S", help="0 keeps all-snow and all-bare tiles")
-    add("--snow-season", type=int, nargs=2, default=(11, 5), metavar=("FIRST", "LAST"),
-        help="northern months in which `combined` looks for snow under trees")
+    add(
+        "--snow-season",
+        type=int,
+        nargs=2,
+        default=(11, 5),
+        metavar=("FIRST", "LAST"),
+        help="northern months in which `combined` looks for snow under trees",
+    )
     add("--cloud-buffer-px", type=int, default=2, metavar="PX")
-    add("--shadow-reach-px", type=int, default=40, metavar="PX", help="where no cloud band has a shadow class")
+    add(
+        "--shadow-reach-px", type=int, default=40, metavar="PX", help="where no cloud band has a shadow class"
+    )
     add("--speckle", choices=("none", "lee"), default="none")
     add("--speckle-window", type=int, default=7, metavar="PX")
     add("--looks", type=float, default=4.4, help="equivalent number of looks, for the filter")
-    add("--reference", choices=("none", "summer"), default="summer", help="same-track reference, where the orbit is known")
+    add(
+        "--reference",
+        choices=("none", "summer"),
+        default="summer",
+        help="same-track reference, where the orbit is known",
+    )
     add("--units", choices=("dB", "linear"), help="of radar files without that tag")
     add("--backscatter", choices=("sigma0", "gamma0", "gamma0_rtc"), help="of radar files without that tag")
     add("--sheet", type=int, default=24, metavar="N", help="triplets on a contact sheet")
@@ -302,13 +336,24 @@ def get_parser():
 
 
 def check(args) -> None:
-    shares = {"--max-cloud-share": args.max_cloud_share, "--min-valid-share": args.min_valid_share,
-              "--min-class-share": args.min_class_share}
+    shares = {
+        "--max-cloud-share": args.max_cloud_share,
+        "--min-valid-share": args.min_valid_share,
+        "--min-class-share": args.min_class_share,
+    }
     for flag, value in shares.items():
         if not 0 <= value <= 1:
             raise BadInput(f"{flag} {value:g}: a share lies in 0..1.")
-    if args.tile < 16 or args.max_gap_hours < 0 or args.resolution_m <= 0 or args.looks <= 0 or args.sheet < 1:
-        raise BadInput("--tile must be at least 16, --resolution-m, --looks and --sheet positive, --max-gap-hours not negative.")
+    if (
+        args.tile < 16
+        or args.max_gap_hours < 0
+        or args.resolution_m <= 0
+        or args.looks <= 0
+        or args.sheet < 1
+    ):
+        raise BadInput(
+            "--tile must be at least 16, --resolution-m, --looks and --sheet positive, --max-gap-hours not negative."
+        )
     if not all(1 <= month <= 12 for month in args.snow_season):
         raise BadInput(f"--snow-season {args.snow_season[0]} {args.snow_season[1]}: months are 1 to 12.")
     if args.speckle_window < 3 or args.speckle_window % 2 == 0:
@@ -318,7 +363,7 @@ def check(args) -> None:
 
 
 def main(args) -> int:
-    from data_prep import card, pairs, references, scenes
+    from data_prep import card, pairs, references, scenes, sheets
 
     check(args)
     sites = scenes.list_sites(args.data)
@@ -327,7 +372,9 @@ def main(args) -> int:
         return runs.DONE
     if args.dry_run:
         found = [isinstance(c, dict) for c in itertools.islice(pairs.candidates(args), args.limit)]
-        runs.say(f"{len(sites)} sites, {found.count(False)} pairs to cut into tiles, {found.count(True)} scenes without a partner")
+        runs.say(
+            f"{len(sites)} sites, {found.count(False)} pairs to cut into tiles, {found.count(True)} scenes without a partner"
+        )
         return runs.DONE
     run.begin()
     journal = args.out / "journal.jsonl"
@@ -342,22 +389,35 @@ def main(args) -> int:
     for folder in ("dem", "landcover"):
         if not any((args.out / folder).iterdir()):
             (args.out / folder).rmdir()
-    draw_sheets(args, tables["sheets"])
+    sheets.draw(args, tables["samples"])
     funnel = tables["funnel"]
-    runs.write_json(args.out / "curation.json", {
-        "candidates": sum(n for name, n in funnel.items() if name != "flagged"), "kept": funnel["kept"],
-        "flagged": funnel["flagged"], "rejected": {rule: funnel[rule] for rule in pairs.RULES if funnel[rule]},
-        "rules": pairs.RULES, "thresholds": run.arguments, "versions": runs.versions()})
+    runs.write_json(
+        args.out / "curation.json",
+        {
+            "candidates": sum(n for name, n in funnel.items() if name != "flagged"),
+            "kept": funnel["kept"],
+            "flagged": funnel["flagged"],
+            "rejected": {rule: funnel[rule] for rule in pairs.RULES if funnel[rule]},
+            "rules": pairs.RULES,
+            "thresholds": run.arguments,
+            "versions": runs.versions(),
+        },
+    )
     if args.card:
         card.write(args.out, sites, run.arguments)
     if not funnel["kept"]:
-        raise BadInput(f"{args.data}: no candidate passed the rules ({dict(funnel)}); see {args.out / 'rejected.csv'}.")
+        raise BadInput(
+            f"{args.data}: no candidate passed the rules ({dict(funnel)}); see {args.out / 'rejected.csv'}."
+        )
     for rule in pairs.RULES:
         if funnel[rule]:
             runs.say(f"rejected {funnel[rule]:6d}  {rule}: {pairs.RULES[rule]}")
     runs.say(f"kept     {funnel['kept']:6d}  triplets in {args.out}")
-    return run.finish(kept=funnel["kept"], flagged=funnel["flagged"],
-                      rejected={rule: funnel[rule] for rule in pairs.RULES if funnel[rule]})
+    return run.finish(
+        kept=funnel["kept"],
+        flagged=funnel["flagged"],
+        rejected={rule: funnel[rule] for rule in pairs.RULES if funnel[rule]},
+    )
 
 
 if __name__ == "__main__":

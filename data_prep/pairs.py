@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import sar, scenes, snow_index
+from data_prep import rasters, sar, scenes, snow_index
 
 RULES = {  # in the order in which they are applied; the first that fails names the rejection
     "unreadable": "a file cannot be read or is not what its tags say",
@@ -26,8 +26,10 @@ RULES = {  # in the order in which they are applied; the first that fails names 
 
 # ---- candidates ------------------------------------------------------------------------------------------------------
 
+
 def gap_hours(s1, s2) -> float:
     """Hours from the radar to the optical acquisition; whole days where a time of day is unknown."""
+
     def moment(scene, time):
         return datetime.datetime.fromisoformat(f"{scene.date}T{time[:2]}:{time[2:4]}:{time[4:]}")
 
@@ -53,62 +55,89 @@ def candidates(args):
                 gaps = [gap_hours(*((scene, o) if sensor == "s1" else (o, scene))) for o in found[other]]
                 nearest = min(gaps, key=abs, default=None)
                 rule = "gap" if gaps else empty
-                reason = RULES[rule] + (f" {args.max_gap_hours:g}; the nearest is {nearest:+.1f} h away" if gaps else "")
-                yield {"site": site.name, sensor: scene.path.name, "rule": rule, "reason": reason, "gap_hours": nearest}
+                reason = RULES[rule] + (
+                    f" {args.max_gap_hours:g}; the nearest is {nearest:+.1f} h away" if gaps else ""
+                )
+                yield {
+                    "site": site.name,
+                    sensor: scene.path.name,
+                    "rule": rule,
+                    "reason": reason,
+                    "gap_hours": nearest,
+                }
 
 
 def tiles_of(height: int, width: int, tile: int) -> list[tuple[int, int, int, int]]:
     """(row, col, height, width) of tiles without overlap; edge tiles of at least half a tile keep their own size."""
+
     def cuts(length):
         if length <= tile:
             return [(0, length)]
         starts = range(0, length, tile)
-        return [(start, min(tile, length - start)) for start in starts if min(tile, length - start) * 2 >= tile]
+        return [
+            (start, min(tile, length - start)) for start in starts if min(tile, length - start) * 2 >= tile
+        ]
 
     return [(row, col, h, w) for row, h in cuts(height) for col, w in cuts(width)]
 
 
 # ---- one pair of scenes ----------------------------------------------------------------------------------------------
 
+
 def open_pair(site: Path, s1, s2, args) -> dict:
     """Checked headers and everything about a pair that its tiles share."""
-    radar, optical = scenes.open_radar(s1.path, args.units, args.backscatter), scenes.open_optical(s2.path)
+    radar, optical = rasters.open_radar(s1.path, args.units, args.backscatter), rasters.open_optical(s2.path)
     grid = optical.grid
     if grid.crs.is_geographic:
-        grid = scenes.utm_grid(grid, args.resolution_m)
+        grid = rasters.utm_grid(grid, args.resolution_m)
     about = scenes.read_site(site)
-    extra = {name: scenes.open_header(site / f"{name}.tif") for name in ("dem", "landcover")
-             if (site / f"{name}.tif").exists()}
-    orbit = str(radar.tags.get("relative_orbit") or s1.orbit)
+    extra = {
+        name: rasters.open_header(site / f"{name}.tif")
+        for name in ("dem", "landcover")
+        if (site / f"{name}.tif").exists()
+    }
+    orbit = scenes.relative_orbit(radar, s1)
     reference = args.out / "ref" / site.name / f"{orbit}_{args.reference}.tif"
     if args.reference != "none" and reference.exists():
-        extra["ref"] = scenes.open_header(reference)
+        extra["ref"] = rasters.open_header(reference)
     for raster in extra.values():
-        scenes.need_crs(raster)
+        rasters.need_crs(raster)
     cloud_band = next((name for name in ("SCL", "QA60") if name in optical.bands), None)
-    if cloud_band == "QA60" and snow_index.qa60_is_blank(s2.date) and not (scenes.read(optical, ["QA60"]) > 0).any():
+    if (
+        cloud_band == "QA60"
+        and snow_index.qa60_is_blank(s2.date)
+        and not (rasters.read(optical, ["QA60"], max_pixels=1 << 20) > 0).any()
+    ):
         cloud_band = None
-    return {"site": about, "radar": radar, "optical": optical, "grid": grid, "extra": extra, "orbit": orbit,
-            "cloud_band": cloud_band, "rgb_limits": scenes.rgb_limits(s2.path),
-            "season": snow_index.in_snow_season(int(s2.date[5:7]), about["latitude"], *args.snow_season)}
+    return {
+        "site": about,
+        "radar": radar,
+        "optical": optical,
+        "grid": grid,
+        "extra": extra,
+        "orbit": orbit,
+        "cloud_band": cloud_band,
+        "rgb_limits": scenes.rgb_limits(s2.path),
+        "season": snow_index.in_snow_season(int(s2.date[5:7]), about["latitude"], *args.snow_season),
+    }
 
 
 def read_radar_tile(pair: dict, grid, args):
     """float32 (bands, H, W) in dB, filtered if asked for, border set to NaN; and the names of the bands."""
     radar = pair["radar"]
-    bands = [name for name in (*scenes.RADAR, *scenes.ANGLES) if name in radar.bands]
+    bands = [name for name in (*rasters.RADAR, *rasters.ANGLES) if name in radar.bands]
     margin = args.speckle_window if args.speckle == "lee" else 0
     wide = grid.window(-margin, -margin, grid.height + 2 * margin, grid.width + 2 * margin)
-    values = scenes.read_on(radar, bands, wide, "bilinear")
+    values = rasters.read_on(radar, bands, wide, "bilinear")
     inner = slice(margin, margin + grid.height), slice(margin, margin + grid.width)
     planes = []
     for name, plane in zip(bands, values, strict=True):
-        if name in scenes.RADAR:
+        if name in rasters.RADAR:
             linear = sar.clean_border(plane if radar.units == "linear" else sar.to_linear(plane))
             plane = sar.to_db(sar.lee(linear, args.speckle_window, args.looks) if margin else linear)
         planes.append(plane[inner])
     stack = np.stack(planes)
-    lit = ~np.isnan(stack[[name in scenes.RADAR for name in bands]]).any(axis=0)
+    lit = ~np.isnan(stack[[name in rasters.RADAR for name in bands]]).any(axis=0)
     stack[:, ~lit] = np.nan
     return stack, bands, lit
 
@@ -117,7 +146,7 @@ def read_optical_tile(pair: dict, grid, args) -> dict:
     """Mask (0, 1, 255), RGB picture, and the shares of optical data and cloud in the tile."""
     optical, cloud_band = pair["optical"], pair["cloud_band"]
     names = ["B02", "B03", "B04", "B08", "B11"] + ([cloud_band] if cloud_band else [])
-    values = dict(zip(names, scenes.read_on(optical, names, grid, "nearest"), strict=True))
+    values = dict(zip(names, rasters.read_on(optical, names, grid, "nearest"), strict=True))
     scale = 10000 if optical.units == "reflectance*10000" else 1
     offset = float(optical.tags.get("offset", 0))
     bands = {name: snow_index.reflectance(values[name], offset, scale) for name in names[:5]}
@@ -126,18 +155,27 @@ def read_optical_tile(pair: dict, grid, args) -> dict:
     if cloud_band == "SCL":
         cloud = snow_index.cloud_from_scl(values["SCL"])
     else:
-        cloud = (snow_index.cloud_from_qa60(values["QA60"]) if cloud_band == "QA60"
-                 else snow_index.cloud_from_brightness(bands["B02"], snow))
+        cloud = (
+            snow_index.cloud_from_qa60(values["QA60"])
+            if cloud_band == "QA60"
+            else snow_index.cloud_from_brightness(bands["B02"], snow)
+        )
         cloud = snow_index.grow(cloud & seen, args.cloud_buffer_px)
         cloud |= snow_index.cloud_shadow(bands["B08"], snow, cloud, args.shadow_reach_px)
     landcover = pair["extra"].get("landcover")
-    cover = scenes.read_on(landcover, landcover.bands[:1], grid, "nearest")[0] if landcover else None
+    cover = rasters.read_on(landcover, landcover.bands[:1], grid, "nearest")[0] if landcover else None
     mask = snow_index.snow_mask(bands, args.index, cloud, pair["season"], cover)
     mask[~seen] = snow_index.NO_DATA
     low, high = (snow_index.reflectance(np.float32(limit), offset, scale) for limit in pair["rgb_limits"])
     rgb = np.stack([sar.stretch(bands[name], (low, high)) for name in ("B04", "B03", "B02")])
-    return {"mask": mask, "rgb": rgb, "nir": bands["B08"], "landcover": cover, "optical_share": float(seen.mean()),
-            "cloud_share": float((cloud & seen).sum() / max(1, seen.sum()))}
+    return {
+        "mask": mask,
+        "rgb": rgb,
+        "nir": bands["B08"],
+        "landcover": cover,
+        "optical_share": float(seen.mean()),
+        "cloud_share": float((cloud & seen).sum() / max(1, seen.sum())),
+    }
 
 
 def judge_tile(pair: dict, box, args) -> dict:

@@ -8,13 +8,19 @@ from data_prep.runs import atomic
 
 SNOW_COLOUR, BARE_COLOUR, NO_DATA_COLOUR = (86, 180, 233), (120, 94, 60), (190, 190, 190)
 TRUE_SNOW, FALSE_SNOW, MISSED_SNOW, TRUE_BARE = (86, 180, 233), (213, 94, 0), (240, 228, 66), (70, 70, 70)
-ERROR_COLOURS = {"snow, found": TRUE_SNOW, "snow, missed": MISSED_SNOW, "no snow, marked": FALSE_SNOW, "no snow": TRUE_BARE,
-                 "no data": NO_DATA_COLOUR}
+ERROR_COLOURS = {
+    "snow, found": TRUE_SNOW,
+    "snow, missed": MISSED_SNOW,
+    "no snow, marked": FALSE_SNOW,
+    "no snow": TRUE_BARE,
+    "no data": NO_DATA_COLOUR,
+}
 
 
 def figure(width_inches: float, height_inches: float):
     """A matplotlib figure without a window."""
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -41,7 +47,12 @@ def error_colours(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3): where a mask agrees with the reference, misses snow, or marks snow that is not there."""
     image = np.full((*truth.shape, 3), NO_DATA_COLOUR, np.uint8)
     valid = (truth != 255) & (predicted != 255)
-    for (is_snow, marked), colour in {(1, 1): TRUE_SNOW, (1, 0): MISSED_SNOW, (0, 1): FALSE_SNOW, (0, 0): TRUE_BARE}.items():
+    for (is_snow, marked), colour in {
+        (1, 1): TRUE_SNOW,
+        (1, 0): MISSED_SNOW,
+        (0, 1): FALSE_SNOW,
+        (0, 0): TRUE_BARE,
+    }.items():
         image[valid & (truth == is_snow) & (predicted == marked)] = colour
     return image
 
@@ -49,8 +60,12 @@ def error_colours(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 def key(fig, colours: dict[str, tuple]) -> None:
     from matplotlib.patches import Patch
 
-    fig.legend(handles=[Patch(color=np.array(rgb) / 255, label=label) for label, rgb in colours.items()],
-               loc="outside lower center", ncol=len(colours), frameon=False)
+    fig.legend(
+        handles=[Patch(color=np.array(rgb) / 255, label=label) for label, rgb in colours.items()],
+        loc="outside lower center",
+        ncol=len(colours),
+        frameon=False,
+    )
 
 
 def contact_sheet(path: Path, panels: list[dict], title: str, columns: int = 3) -> None:
@@ -69,8 +84,13 @@ def contact_sheet(path: Path, panels: list[dict], title: str, columns: int = 3) 
             if image is None:
                 axes.text(0.5, 0.5, f"no {kind}", ha="center", va="center", transform=axes.transAxes)
             else:
-                axes.imshow(mask_colours(image) if kind == "mask" else image, cmap="gray", vmin=0, vmax=255,
-                            interpolation="nearest")
+                axes.imshow(
+                    mask_colours(image) if kind == "mask" else image,
+                    cmap="gray",
+                    vmin=0,
+                    vmax=255,
+                    interpolation="nearest",
+                )
             if place == 0:
                 axes.set_title(panel["caption"], loc="left", fontsize=6.5, pad=3)
     if not panels:
@@ -98,17 +118,42 @@ def overlays(path: Path, panels: list[dict], title: str) -> None:
             elif kind == "probability":
                 shown = axes.imshow(image, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
                 if number == 0:
-                    bar = fig.colorbar(shown, cax=inset_axes(axes, "4%", "100%", loc="lower left", borderpad=0,
-                                                             bbox_to_anchor=(1.02, 0, 1, 1), bbox_transform=axes.transAxes))
+                    bar = fig.colorbar(
+                        shown,
+                        cax=inset_axes(
+                            axes,
+                            "4%",
+                            "100%",
+                            loc="lower left",
+                            borderpad=0,
+                            bbox_to_anchor=(1.02, 0, 1, 1),
+                            bbox_transform=axes.transAxes,
+                        ),
+                    )
                     bar.ax.tick_params(labelsize=6)
             else:
-                axes.imshow(mask_colours(image) if kind == "reference mask" else image, cmap="gray", vmin=0, vmax=255,
-                            interpolation="nearest")
+                axes.imshow(
+                    mask_colours(image) if kind == "reference mask" else image,
+                    cmap="gray",
+                    vmin=0,
+                    vmax=255,
+                    interpolation="nearest",
+                )
             if place == 0:
                 axes.set_xlabel(panel["caption"], loc="left", fontsize=6.5)
-    key(fig, {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, **{f"error map: {k}": v for k, v in ERROR_COLOURS.items()
-                                                                 if k in ("snow, missed", "no snow, marked")},
-              "no data": NO_DATA_COLOUR})
+    key(
+        fig,
+        {
+            "snow": SNOW_COLOUR,
+            "snow-free": BARE_COLOUR,
+            **{
+                f"error map: {k}": v
+                for k, v in ERROR_COLOURS.items()
+                if k in ("snow, missed", "no snow, marked")
+            },
+            "no data": NO_DATA_COLOUR,
+        },
+    )
     save(fig, path)
 
 
@@ -119,15 +164,27 @@ def training_curves(path: Path, epochs: list[dict], title: str) -> None:
     x = [record["epoch"] for record in epochs]
     loss, score, rate = fig.subplots(1, 3)
     loss.plot(x, [record["train_loss"] for record in epochs], label="training", color="#0072B2", marker=".")
-    loss.plot(x, [as_number(record["val_loss"]) for record in epochs], label="validation", color="#D55E00", marker=".")
+    loss.plot(
+        x,
+        [as_number(record["val_loss"]) for record in epochs],
+        label="validation",
+        color="#D55E00",
+        marker=".",
+    )
     loss.set(xlabel="epoch", ylabel="loss (per pixel and image)")
     for name, colour in (("iou", "#009E73"), ("f1", "#CC79A7"), ("auprc", "#E69F00")):
         values = [as_number(record["val"].get(name)) for record in epochs]
         if np.isfinite(values).any():
             score.plot(x, values, label=f"validation {name}", color=colour, marker=".")
     if not score.lines:
-        score.text(0.5, 0.5, "validation has one class only:\nno score", ha="center", va="center",
-                   transform=score.transAxes)
+        score.text(
+            0.5,
+            0.5,
+            "validation has one class only:\nno score",
+            ha="center",
+            va="center",
+            transform=score.transAxes,
+        )
     score.set(xlabel="epoch", ylabel="score (snow)", ylim=(0, 1.02))
     rate.plot(x, [record["learning_rate"] for record in epochs], color="#444444", marker=".")
     rate.set(xlabel="epoch", ylabel="learning rate", yscale="log")
@@ -141,8 +198,9 @@ def as_number(value) -> float:
     return float("nan") if value is None else value
 
 
-def probability_histogram(path: Path, snow: np.ndarray, snow_free: np.ndarray, threshold: float, title: str,
-                          calibration: list[dict]) -> None:
+def probability_histogram(
+    path: Path, snow: np.ndarray, snow_free: np.ndarray, threshold: float, title: str, calibration: list[dict]
+) -> None:
     """Histogram of predicted probability by reference class, and the reliability diagram beside it."""
     fig = figure(7.2, 2.8)
     fig.suptitle(title)
@@ -151,15 +209,28 @@ def probability_histogram(path: Path, snow: np.ndarray, snow_free: np.ndarray, t
     edges = np.linspace(0, 1, bins + 1)
     for counts, label, colour in ((snow, "snow", "#56B4E9"), (snow_free, "snow-free", "#785E3C")):
         grouped = np.asarray(counts, float).reshape(bins, -1).sum(axis=1)
-        left.stairs(np.where(grouped > 0, grouped, np.nan), edges, label=f"{label} (n = {int(grouped.sum()):,})",
-                    color=colour, fill=True, alpha=0.6, baseline=0.5)
+        left.stairs(
+            np.where(grouped > 0, grouped, np.nan),
+            edges,
+            label=f"{label} (n = {int(grouped.sum()):,})",
+            color=colour,
+            fill=True,
+            alpha=0.6,
+            baseline=0.5,
+        )
     left.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}")
     left.set(xlabel="predicted probability of snow", ylabel="pixels", yscale="log", xlim=(0, 1))
     left.legend(frameon=False, fontsize=7)
     right.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="calibrated")
     used = [row for row in calibration if row["pixels"]]
-    right.plot([row["probability"] for row in used], [row["snow_share"] for row in used], marker="o", color="#0072B2",
-               markersize=3, label="model")
+    right.plot(
+        [row["probability"] for row in used],
+        [row["snow_share"] for row in used],
+        marker="o",
+        color="#0072B2",
+        markersize=3,
+        label="model",
+    )
     right.set(xlabel="mean predicted probability", ylabel="share that is snow", xlim=(0, 1), ylim=(0, 1))
     right.legend(frameon=False, fontsize=7)
     save(fig, path)
@@ -176,25 +247,37 @@ def class_balance(path: Path, table: dict[str, dict], title: str) -> None:
         axes.bar(names, values, bottom=bottom, color=np.array(colour) / 255, label=column.replace("_", "-"))
         bottom += values
     for place, name in enumerate(names):
-        axes.annotate(f"{table[name]['triplets']} tiles, {table[name]['sites']} sites", (place, bottom[place]),
-                      ha="center", va="bottom", fontsize=7)
+        axes.annotate(
+            f"{table[name]['triplets']} tiles, {table[name]['sites']} sites",
+            (place, bottom[place]),
+            ha="center",
+            va="bottom",
+            fontsize=7,
+        )
     axes.set(ylabel="pixels with a label", title=title, ylim=(0, max(1.0, bottom.max()) * 1.18))
     axes.legend(frameon=False, fontsize=7)
     save(fig, path)
 
 
-def scene_preview(path: Path, radar: np.ndarray, probability: np.ndarray, mask: np.ndarray, title: str) -> None:
+def scene_preview(
+    path: Path, radar: np.ndarray, probability: np.ndarray, mask: np.ndarray, title: str
+) -> None:
     """A scene at screen size: radar, probability, mask."""
     fig = figure(8.6, 3.3)
     fig.suptitle(title)
-    for axes, image, name in zip(fig.subplots(1, 3), (radar, probability, mask), ("radar", "probability of snow", "mask"),
-                                 strict=True):
+    for axes, image, name in zip(
+        fig.subplots(1, 3), (radar, probability, mask), ("radar", "probability of snow", "mask"), strict=True
+    ):
         axes.set(xticks=[], yticks=[], title=name)
         if name == "mask":
             axes.imshow(mask_colours(image), interpolation="nearest")
         elif name == "radar":
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         else:
-            fig.colorbar(axes.imshow(image, cmap="cividis", vmin=0, vmax=1, interpolation="nearest"), ax=axes, shrink=0.8)
+            fig.colorbar(
+                axes.imshow(image, cmap="cividis", vmin=0, vmax=1, interpolation="nearest"),
+                ax=axes,
+                shrink=0.8,
+            )
     key(fig, {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, "no data": NO_DATA_COLOUR})
     save(fig, path)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import csv
 import errno
 import hashlib
 import json
@@ -17,7 +18,15 @@ import tomllib
 from pathlib import Path
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
-NOT_COMPARED = {"out", "config", "overwrite", "dry_run", "workers", "resume", "stop_after"}  # cannot change what a job computes
+NOT_COMPARED = {
+    "out",
+    "config",
+    "overwrite",
+    "dry_run",
+    "workers",
+    "resume",
+    "stop_after",
+}  # cannot change what a job computes
 
 
 class BadInput(Exception):
@@ -32,12 +41,22 @@ class Interrupted(Exception):
 
 COMMON = {
     "--data": {"type": Path, "required": True, "metavar": "PATH"},
-    "--out": {"type": Path, "required": True, "metavar": "DIR", "help": "the only folder this job writes into"},
+    "--out": {
+        "type": Path,
+        "required": True,
+        "metavar": "DIR",
+        "help": "the only folder this job writes into",
+    },
     "--config": {"type": Path, "metavar": "TOML", "help": "defaults for any flag, one `flag = value` a line"},
     "--seed": {"type": int, "default": 0, "metavar": "N"},
     "--device": {"default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda, cuda:1, mps"},
     "--amp": {"default": "auto", "choices": ["auto", "off", "bf16", "fp16"], "help": "mixed precision"},
-    "--workers": {"type": int, "default": None, "metavar": "N", "help": "processes beside this one (default: by cores)"},
+    "--workers": {
+        "type": int,
+        "default": None,
+        "metavar": "N",
+        "help": "processes beside this one (default: by cores)",
+    },
     "--limit": {"type": int, "metavar": "N", "help": "only the first N items, to try things out"},
     "--overwrite": {"action": "store_true", "help": "replace an output made with other arguments or input"},
     "--dry-run": {"action": "store_true", "help": "check everything, say what would be done, write nothing"},
@@ -47,7 +66,8 @@ COMMON = {
 def get_parser(doc: str, *common: str, data: str = "") -> argparse.ArgumentParser:
     """A parser whose help is the job's docstring, with the named common flags; `data` describes --data."""
     parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     for flag in common:
         extra = {"help": data} if flag == "--data" else {}
         parser.add_argument(flag, **COMMON[flag], **extra)
@@ -88,7 +108,9 @@ def start(main, parser: argparse.ArgumentParser, argv: list[str] | None = None) 
         for name in ("limit", "workers"):
             value = getattr(args, name, None)
             if value is not None and value < (name == "limit"):
-                raise BadInput(f"--{name} {value}: must be {'positive' if name == 'limit' else 'zero or more'}.")
+                raise BadInput(
+                    f"--{name} {value}: must be {'positive' if name == 'limit' else 'zero or more'}."
+                )
         return main(args)
     except BadInput as error:
         print(f"{job}: {error}", file=sys.stderr)
@@ -100,11 +122,15 @@ def start(main, parser: argparse.ArgumentParser, argv: list[str] | None = None) 
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
             raise
         where = error.filename2 or error.filename or getattr(locals().get("args"), "out", "the output")
-        print(f"{job}: {where}: {error.strerror}; nothing half-written was left. Free space or choose another --out.",
-              file=sys.stderr)
+        print(
+            f"{job}: {where}: {error.strerror}; nothing half-written was left. Free space or choose another --out.",
+            file=sys.stderr,
+        )
         return BAD_INPUT
     finally:
-        if "multiprocessing" in sys.modules:  # workers ignore SIGTERM, so the interpreter would wait for them for ever
+        if (
+            "multiprocessing" in sys.modules
+        ):  # workers ignore SIGTERM, so the interpreter would wait for them for ever
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for child in sys.modules["multiprocessing"].active_children():
                 child.kill()
@@ -129,6 +155,7 @@ def ignore_signals(*_):
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
+
 
 @contextlib.contextmanager
 def atomic(path: Path):
@@ -186,6 +213,14 @@ def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
 
 
+def write_csv(path: Path, columns, rows) -> None:
+    """Write dicts as CSV; None is an empty field, keys outside `columns` are left out."""
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def fingerprint(path: Path) -> dict:
     """What tells one input from another: a content hash for small tables and checkpoints, else names, sizes, times."""
     path = Path(path)
@@ -210,6 +245,7 @@ def fingerprint(path: Path) -> dict:
 
 # ---- a run -----------------------------------------------------------------------------------------------------------
 
+
 class Run:
     """One job writing one output folder."""
 
@@ -226,12 +262,16 @@ class Run:
                 continue
             try:
                 before = json.loads((self.out / name).read_text(encoding="utf-8"))
-                changed = differences(before["arguments"], self.arguments) + differences(before["inputs"], self.inputs)
+                changed = differences(before["arguments"], self.arguments) + differences(
+                    before["inputs"], self.inputs
+                )
             except (ValueError, KeyError, TypeError):
                 raise BadInput(f"{self.out / name}: not written by this job; choose another --out.") from None
             if changed:
-                raise BadInput(f"{self.out}: made with other arguments or input ({'; '.join(changed)}); "
-                               "choose another --out or pass --overwrite.")
+                raise BadInput(
+                    f"{self.out}: made with other arguments or input ({'; '.join(changed)}); "
+                    "choose another --out or pass --overwrite."
+                )
             if name == "result.json":
                 say(f"{self.out}: already done, skipped.")
                 print(json.dumps(before), flush=True)
@@ -269,21 +309,30 @@ class Run:
 
     def finish(self, **figures) -> int:
         """Write result.json and print it on stdout's last line."""
-        result = plain({
-            **figures,
-            "seconds": time.time() - self.started,
-            "peak_memory_mib": peak_memory_mib(),
-            "arguments": self.arguments, "inputs": self.inputs,
-            "versions": versions(), "git_commit": git_commit(),
-        })
+        result = plain(
+            {
+                **figures,
+                "seconds": time.time() - self.started,
+                "peak_memory_mib": peak_memory_mib(),
+                "arguments": self.arguments,
+                "inputs": self.inputs,
+                "versions": versions(),
+                "git_commit": git_commit(),
+            }
+        )
         write_json(self.out / "result.json", result)
         print(json.dumps(result, ensure_ascii=False), flush=True)
         return DONE
 
 
 def differences(before: dict, now: dict) -> list[str]:
-    return [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" if not isinstance(now.get(key), dict)
-            else f"{key} has changed" for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    return [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        if not isinstance(now.get(key), dict)
+        else f"{key} has changed"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
 
 
 def peak_memory_mib() -> float:
@@ -295,16 +344,34 @@ def peak_memory_mib() -> float:
 
 
 def versions() -> dict:
-    loaded = ("torch", "torchvision", "numpy", "rasterio", "pandas", "scipy", "sklearn", "statsmodels", "matplotlib")
-    return {"python": platform.python_version(),
-            **{name: sys.modules[name].__version__ for name in loaded if hasattr(sys.modules.get(name), "__version__")}}
+    loaded = (
+        "torch",
+        "torchvision",
+        "numpy",
+        "rasterio",
+        "pandas",
+        "scipy",
+        "sklearn",
+        "statsmodels",
+        "matplotlib",
+    )
+    return {
+        "python": platform.python_version(),
+        **{
+            name: sys.modules[name].__version__
+            for name in loaded
+            if hasattr(sys.modules.get(name), "__version__")
+        },
+    }
 
 
 def git_commit() -> str | None:
     """The commit of this code, with + when tracked files differ from it; None outside git."""
     try:
         git = ["git", "-C", str(Path(__file__).parent), "-c", "safe.directory=*"]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
         return head + ("+" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
@@ -333,4 +400,6 @@ def progress(items, total: int, label: str, every_s: float = 15):
         now = time.time()
         if now - said >= every_s:
             said = now
-            say(f"{label} {done}/{total}, {now - began:.0f} s, about {(now - began) / done * (total - done):.0f} s to go")
+            say(
+                f"{label} {done}/{total}, {now - began:.0f} s, about {(now - began) / done * (total - done):.0f} s to go"
+            )

@@ -7,8 +7,13 @@ import numpy as np
 from scipy import ndimage
 
 GRD_LOOKS = 4.4  # equivalent number of looks of IW GRD high resolution (ESA Sentinel-1 product specification)
-NOISE_FLOOR_DB = -45.0  # far below the noise-equivalent sigma0 of IW (-22 dB required): only unlit pixels are there
-PLAUSIBLE_DB = (-45.0, 15.0)  # where the median of a land scene can lie, with room for calm water and bright cities
+NOISE_FLOOR_DB = (
+    -45.0
+)  # far below the noise-equivalent sigma0 of IW (-22 dB required): only unlit pixels are there
+PLAUSIBLE_DB = (
+    -45.0,
+    15.0,
+)  # where the median of a land scene can lie, with room for calm water and bright cities
 
 
 def to_db(linear: np.ndarray) -> np.ndarray:
@@ -58,7 +63,9 @@ def clean_border(linear: np.ndarray, fringe_px: int = 2) -> np.ndarray:
 def lee(linear: np.ndarray, window: int = 7, looks: float = GRD_LOOKS) -> np.ndarray:
     """Lee speckle filter (Lee 1980, 10.1109/TPAMI.1980.4766994) of power (H, W); no data stays and weighs nothing."""
     if window < 3 or window % 2 == 0 or looks <= 0:
-        raise ValueError(f"lee(window={window}, looks={looks}): the window must be odd and >= 3, looks positive")
+        raise ValueError(
+            f"lee(window={window}, looks={looks}): the window must be odd and >= 3, looks positive"
+        )
     valid = np.isfinite(linear)
     power = np.where(valid, linear, 0).astype(np.float64)
     weight = ndimage.uniform_filter(valid.astype(np.float64), window, mode="constant")
@@ -72,7 +79,9 @@ def lee(linear: np.ndarray, window: int = 7, looks: float = GRD_LOOKS) -> np.nda
     return np.where(valid, mean + gain * (power - mean), np.nan).astype(np.float32)
 
 
-def stretch_limits(values: np.ndarray, low_percent: float = 2, high_percent: float = 98) -> tuple[float, float]:
+def stretch_limits(
+    values: np.ndarray, low_percent: float = 2, high_percent: float = 98
+) -> tuple[float, float]:
     """Percentiles of a scene's valid values, for `stretch`; a constant or empty scene gets a span of 1."""
     values = np.asarray(values)[np.isfinite(values)]
     if not values.size:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import sar, scenes, triplets
+from data_prep import rasters, sar, scenes, triplets
 from data_prep.runs import BadInput
 
 
@@ -15,50 +15,70 @@ class SceneInput:
     pixels of `resolution_m`. What the contract asks for and the scene lacks is a BadInput that names it.
     """
 
-    def __init__(self, path: Path, contract: dict, date: str, orbit: str = "", site: Path | None = None,
-                 references: Path | None = None, units: str | None = None, backscatter: str | None = None,
-                 resolution_m: float = 10):
-        self.channels, self.date = tuple(contract["bands"]), date
+    def __init__(
+        self,
+        contract: dict,
+        scene: scenes.Scene,
+        site: Path | None = None,
+        references: Path | None = None,
+        units: str | None = None,
+        backscatter: str | None = None,
+        resolution_m: float = 10,
+    ):
+        self.channels, self.date = tuple(contract["bands"]), scene.date
+        path = scene.path
         if contract["units"] != "dB":
-            raise BadInput(f"{path}: the checkpoint was trained on {contract['units']} pictures, not on backscatter; "
-                           "train one on triplets, or give it pictures.")
-        self.raster = scenes.open_radar(path, units, backscatter)
+            raise BadInput(
+                f"{path}: the checkpoint was trained on {contract['units']} pictures, not on backscatter; "
+                "train one on triplets, or give it pictures."
+            )
+        self.raster = rasters.open_radar(path, units, backscatter)
         found = self.raster.tags["backscatter"]
         if found != contract["backscatter"]:
-            raise BadInput(f"{path}: backscatter {found}, but the checkpoint was trained on {contract['backscatter']}; they "
-                           "differ by several dB on slopes. Use a scene or a checkpoint of the same kind.")
+            raise BadInput(
+                f"{path}: backscatter {found}, but the checkpoint was trained on {contract['backscatter']}; they "
+                "differ by several dB on slopes. Use a scene or a checkpoint of the same kind."
+            )
         self.grid = self.raster.grid
         if self.grid.crs.is_geographic:
-            self.grid = scenes.utm_grid(self.grid, resolution_m)
-        self.files: dict[str, tuple[scenes.Raster, list[str]]] = {}
-        self.orbit = str(self.raster.tags.get("relative_orbit") or orbit)
+            self.grid = rasters.utm_grid(self.grid, resolution_m)
+        self.files: dict[str, tuple[rasters.Raster, list[str]]] = {}
+        self.orbit = scenes.relative_orbit(self.raster, scene)
         for plane in triplets.planes_needed(self.channels):
             if plane != "season":
                 kind = triplets.PLANE_FILE.get(plane, "sar")
                 self.files.setdefault(kind, (self._open(kind, plane, site, references), []))[1].append(plane)
-        self.dem = scenes.open_header(site / "dem.tif") if site and (site / "dem.tif").exists() else None
+        self.dem = rasters.open_header(site / "dem.tif") if site and (site / "dem.tif").exists() else None
 
-    def _open(self, kind: str, plane: str, site: Path | None, references: Path | None) -> scenes.Raster:
+    def _open(self, kind: str, plane: str, site: Path | None, references: Path | None) -> rasters.Raster:
         if kind == "sar":
             raster = self.raster
         else:
             folder = references / site.name if references and site else site and site / "ref"
-            found = [site / "dem.tif"] if kind == "dem" and site else sorted((folder or Path("-")).glob(f"{self.orbit}_*.tif"))
+            found = (
+                [site / "dem.tif"]
+                if kind == "dem" and site
+                else sorted((folder or Path("-")).glob(f"{self.orbit}_*.tif"))
+            )
             if not found or not found[0].exists():
-                raise BadInput(f"{self.raster.path}: the checkpoint needs band {plane}, and there is no {kind} file for it "
-                               f"({'dem.tif' if kind == 'dem' else f'ref/{self.orbit}_<rule>.tif'} beside the scenes).")
-            raster = scenes.open_header(found[0])
+                raise BadInput(
+                    f"{self.raster.path}: the checkpoint needs band {plane}, and there is no {kind} file for it "
+                    f"({'dem.tif' if kind == 'dem' else f'ref/{self.orbit}_<rule>.tif'} beside the scenes)."
+                )
+            raster = rasters.open_header(found[0])
         if kind == "dem":
-            return scenes.replace(raster, bands=("elevation",) + raster.bands[1:])
+            return rasters.replace(raster, bands=("elevation", *raster.bands[1:]))
         if plane not in raster.bands:
-            raise BadInput(f"{raster.path}: the checkpoint needs band {plane}; found {', '.join(raster.bands)}.")
+            raise BadInput(
+                f"{raster.path}: the checkpoint needs band {plane}; found {', '.join(raster.bands)}."
+            )
         return raster
 
     def read(self, row: int, col: int, height: int, width: int) -> np.ndarray:
         window, planes = self.grid.window(row, col, height, width), {}
         for raster, names in self.files.values():
-            for name, values in zip(names, scenes.read_on(raster, names, window, "bilinear"), strict=True):
-                linear = name in scenes.RADAR and raster.units == "linear"
+            for name, values in zip(names, rasters.read_on(raster, names, window, "bilinear"), strict=True):
+                linear = name in rasters.RADAR and raster.units == "linear"
                 planes[name] = sar.to_db(values) if linear else values
         planes["season"] = np.full((height, width), triplets.season_angle(self.date), np.float32)
         return triplets.assemble(self.channels, planes)
@@ -67,4 +87,6 @@ class SceneInput:
         """Elevation in metres of full-width rows, or None without a DEM."""
         if self.dem is None:
             return None
-        return scenes.read_on(self.dem, self.dem.bands[:1], self.grid.window(row, 0, height, self.grid.width), "bilinear")[0]
+        return rasters.read_on(
+            self.dem, self.dem.bands[:1], self.grid.window(row, 0, height, self.grid.width), "bilinear"
+        )[0]

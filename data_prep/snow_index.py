@@ -1,7 +1,7 @@
 """Snow masks from optical reflectance. Needs numpy only; every array is (H, W), reflectance in 0..1, NaN = no data.
 
-    bands = {name: reflectance(dn[name]) for name in ("B02", "B03", "B04", "B08", "B11")}
-    mask = snow_mask(bands, rule="combined", cloud=cloud_from_scl(scl), snow_season=True)   # 0, 1, 255
+bands = {name: reflectance(dn[name]) for name in ("B02", "B03", "B04", "B08", "B11")}
+mask = snow_mask(bands, rule="combined", cloud=cloud_from_scl(scl), snow_season=True)   # 0, 1, 255
 """
 
 import numpy as np
@@ -12,13 +12,24 @@ RULES = ("combined", "ndsi", "ndfsi")
 NDSI_SNOW = 0.4  # Dozier 1989 (10.1016/0034-4257(89)90101-6); Hall 1995 (10.1016/0034-4257(95)00137-P)
 NIR_SNOW = 0.11  # water guard, Hall 1995: water has high NDSI too, but is dark in the near infrared
 NDFSI_SNOW = 0.4  # Wang 2015 (10.3390/rs71215882)
-NDVI_CANOPY = 0.1  # Klein 1998 (10.1002/(SICI)1099-1085(199808/09)12:10/11<1723::AID-HYP691>3.0.CO;2-2): snow under
+NDVI_CANOPY = (
+    0.1  # Klein 1998 (10.1002/(SICI)1099-1085(199808/09)12:10/11<1723::AID-HYP691>3.0.CO;2-2): snow under
+)
 # trees lies at NDSI 0..0.4 with NDVI above about 0.1; leaves without snow have NDSI below 0
 NDSI_CANOPY = 0.0
-BRIGHT_BLUE = 0.25  # found on scenes whose QA60 is blank: B02 > 0.2 took lit rock as cloud, > 0.3 left thin cloud
+BRIGHT_BLUE = (
+    0.25  # found on scenes whose QA60 is blank: B02 > 0.2 took lit rock as cloud, > 0.3 left thin cloud
+)
 DARK_NIR = 0.15  # cloud shadow: found on the same scenes, only within reach of a cloud
 TREE_COVER, WATER = 10, 80  # ESA WorldCover 2021 classes
-SCL_UNUSABLE = (0, 1, 3, 8, 9, 10)  # no data, saturated, cloud shadow, cloud medium, cloud high, cirrus (Sen2Cor)
+SCL_UNUSABLE = (
+    0,
+    1,
+    3,
+    8,
+    9,
+    10,
+)  # no data, saturated, cloud shadow, cloud medium, cloud high, cirrus (Sen2Cor)
 QA60_CLOUD = (1 << 10) | (1 << 11)  # opaque, cirrus
 QA60_BLANK = ("2022-01-25", "2024-02-28")  # processing baseline 04.00 until QA60 was made again: all zero
 
@@ -98,8 +109,13 @@ def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
     return mask
 
 
-def snow_mask(bands: dict[str, np.ndarray], rule: str = "combined", cloud: np.ndarray | None = None,
-              snow_season: bool = True, landcover: np.ndarray | None = None) -> np.ndarray:
+def snow_mask(
+    bands: dict[str, np.ndarray],
+    rule: str = "combined",
+    cloud: np.ndarray | None = None,
+    snow_season: bool = True,
+    landcover: np.ndarray | None = None,
+) -> np.ndarray:
     """uint8 mask (H, W): 0 snow-free, 1 snow, 255 no data.
 
     bands: B03, B08, B11 and, for "combined", B04. "ndsi": NDSI > 0.4 and B08 > 0.11. "ndfsi": NDFSI > 0.4. "combined":

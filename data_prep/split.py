@@ -23,28 +23,40 @@ def rank(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
 
-def deal(sizes: dict[str, int], fractions: dict[str, float], seed: int) -> dict[str, str]:
-    """Deal groups to splits by the seed, always to the split that lacks most of its share; no split stays empty."""
-    wanted = {name: fraction * sum(sizes.values()) for name, fraction in fractions.items() if fraction > 0}
-    if len(sizes) < len(wanted):
-        raise BadInput(f"{len(sizes)} groups cannot fill {len(wanted)} splits ({', '.join(wanted)}); bring more sites, "
-                       "or split by blocks or years.")
-    dealt, filled = {}, dict.fromkeys(wanted, 0)
-    order = sorted(sizes, key=lambda name: rank(seed, name))
-    for place, name in enumerate(order):
-        empty = [split for split in wanted if split not in dealt.values()]
-        choices = empty if len(order) - place <= len(empty) else wanted
-        split = max(choices, key=lambda s: (wanted[s] - filled[s]) / wanted[s])
-        dealt[name], filled[split] = split, filled[split] + sizes[name]
+def deal(groups: dict[str, tuple[int, bool]], fractions: dict[str, float], seed: int) -> dict[str, str]:
+    """Deal groups (size, has snow) to splits in the order of the seed, always to the split that lacks most of its share.
+
+    Groups with snow are dealt first and on their own, so that every split gets some while they last; no split stays empty.
+    """
+    wanted = {name: fraction for name, fraction in fractions.items() if fraction > 0}
+    if len(groups) < len(wanted):
+        raise BadInput(
+            f"{len(groups)} group(s) of ground cannot fill {len(wanted)} splits ({', '.join(wanted)}); bring more sites, "
+            "or split by blocks or years."
+        )
+    dealt: dict[str, str] = {}
+    for snowy in (True, False):
+        stratum = [name for name, (_, snow) in groups.items() if snow is snowy]
+        total, filled = sum(groups[name][0] for name in stratum), dict.fromkeys(wanted, 0)
+        for name in sorted(stratum, key=lambda name: rank(seed, name)):
+            empty = [split for split in wanted if split not in dealt.values()]
+            choices = empty if len(groups) - len(dealt) <= len(empty) else list(wanted)
+            split = min(choices, key=lambda split: filled[split] / (wanted[split] * total))
+            dealt[name], filled[split] = split, filled[split] + groups[name][0]
     return dealt
 
 
-def count(values) -> dict[str, int]:
-    return {value: values.count(value) for value in dict.fromkeys(values)}
+def grouped(names: list[str], rows: list[dict]) -> dict[str, tuple[int, bool]]:
+    """Number of triplets of each group, and whether any has snow."""
+    groups: dict[str, tuple[int, bool]] = {}
+    for name, row in zip(names, rows, strict=True):
+        size, snow = groups.get(name, (0, False))
+        groups[name] = size + 1, snow or float(row["snow_fraction"]) > 0
+    return groups
 
 
 def by_site(rows, args) -> list[str]:
-    dealt = deal(count([row["site"] for row in rows]), args.fractions, args.seed)
+    dealt = deal(grouped([row["site"] for row in rows], rows), args.fractions, args.seed)
     return [dealt[row["site"]] for row in rows]
 
 
@@ -58,10 +70,16 @@ def snow_year(row) -> str:
 def by_year(rows, args) -> list[str]:
     """The earliest years train, the latest test: what a map of next winter would face."""
     years = sorted({snow_year(row) for row in rows})
-    late = {name: max(1, round(args.fractions[name] * len(years))) for name in ("val", "test") if args.fractions[name]}
+    late = {
+        name: max(1, round(args.fractions[name] * len(years)))
+        for name in ("val", "test")
+        if args.fractions[name]
+    }
     first_late = len(years) - sum(late.values())
     if first_late < 1:
-        raise BadInput(f"{len(years)} hydrological year(s) cannot fill {1 + len(late)} splits; split by site instead.")
+        raise BadInput(
+            f"{len(years)} hydrological year(s) cannot fill {1 + len(late)} splits; split by site instead."
+        )
     names = ["train"] * first_late + [name for name, number in late.items() for _ in range(number)]
     dealt = dict(zip(years, names, strict=True))
     return [dealt[snow_year(row)] for row in rows]
@@ -77,13 +95,15 @@ def by_block(rows, args) -> list[str]:
     boxes = footprints_m(rows)
     size = args.block_m
     names = [f"{math.floor((w + e) / 2 / size)},{math.floor((s + n) / 2 / size)}" for w, s, e, n in boxes]
-    dealt = deal(count(names), args.fractions, args.seed)
+    dealt = deal(grouped(names, rows), args.fractions, args.seed)
     splits = [dealt[name] for name in names]
     margin = args.buffer_m
     kept = []
     for (w, s, e, n), split in zip(boxes, splits, strict=True):
-        clash = any(other != split and w - margin < e2 and w2 < e + margin and s - margin < n2 and s2 < n + margin
-                    for (w2, s2, e2, n2), other in zip(boxes, splits, strict=True))
+        clash = any(
+            other != split and w - margin < e2 and w2 < e + margin and s - margin < n2 and s2 < n + margin
+            for (w2, s2, e2, n2), other in zip(boxes, splits, strict=True)
+        )
         kept.append("" if clash else split)
     return kept
 
@@ -93,11 +113,11 @@ METHODS = {"site": by_site, "year": by_year, "site-year": by_both, "block": by_b
 
 def footprints_m(rows) -> list[tuple[float, float, float, float]]:
     """West, south, east, north of every tile in metres on a sphere (sinusoidal, so that areas and neighbours agree)."""
-    from data_prep import scenes
+    from data_prep import rasters
 
     boxes = []
     for row in rows:
-        grid = scenes.open_header(row["mask"]).grid
+        grid = rasters.open_header(row["mask"]).grid
         west, south, east, north = grid.geographic_bounds()
         middle = math.cos(math.radians((south + north) / 2))
         boxes.append((west * 111195 * middle, south * 111195, east * 111195 * middle, north * 111195))
@@ -110,7 +130,7 @@ def shared_ground(rows, splits) -> tuple[str, str] | None:
     order = sorted((i for i in range(len(rows)) if splits[i]), key=lambda i: boxes[i][0])
     active: list[int] = []
     for i in order:
-        w, s, e, n = boxes[i]
+        w, s, _, n = boxes[i]
         active = [j for j in active if boxes[j][2] > w + 1]
         for j in active:
             if splits[j] != splits[i] and s + 1 < boxes[j][3] and boxes[j][1] + 1 < n:
@@ -129,9 +149,13 @@ def balance(rows, splits) -> dict[str, dict]:
         pixels = [float(r["valid_fraction"]) * int(r["height"]) * int(r["width"]) for r in chosen]
         snow = sum(p * float(r["snow_fraction"]) for p, r in zip(pixels, chosen, strict=True))
         table[name or "unused"] = {
-            "triplets": len(chosen), "sites": len({r["site"] for r in chosen}), "snow": round(snow),
-            "snow_free": round(sum(pixels) - snow), "snow_share": snow / sum(pixels) if pixels and sum(pixels) else None,
-            "tiles_with_snow": sum(float(r["snow_fraction"]) > 0 for r in chosen)}
+            "triplets": len(chosen),
+            "sites": len({r["site"] for r in chosen}),
+            "snow": round(snow),
+            "snow_free": round(sum(pixels) - snow),
+            "snow_share": snow / sum(pixels) if pixels and sum(pixels) else None,
+            "tiles_with_snow": sum(float(r["snow_fraction"]) > 0 for r in chosen),
+        }
     return table
 
 
@@ -146,14 +170,21 @@ def link_files(source: Path, out: Path) -> None:
 
 
 def get_parser():
-    parser = runs.get_parser(__doc__, "--data", "--out", "--config", "--seed", "--overwrite", "--dry-run",
-                             data="a triplets folder")
+    parser = runs.get_parser(
+        __doc__, "--data", "--out", "--config", "--seed", "--overwrite", "--dry-run", data="a triplets folder"
+    )
     add = parser.add_argument
     add("--by", choices=list(METHODS), default="site")
     add("--val", type=float, default=0.2, metavar="S", help="share of the triplets for validation")
     add("--test", type=float, default=0.2, metavar="S", help="share of the triplets for the test")
     add("--block-m", type=float, default=20000, metavar="M", help="side of a block, for --by block")
-    add("--buffer-m", type=float, default=2000, metavar="M", help="distance kept between blocks of different splits")
+    add(
+        "--buffer-m",
+        type=float,
+        default=2000,
+        metavar="M",
+        help="distance kept between blocks of different splits",
+    )
     return parser
 
 
@@ -161,9 +192,16 @@ def main(args) -> int:
     from data_prep import pictures, triplets
 
     args.fractions = {"train": 1 - args.val - args.test, "val": args.val, "test": args.test}
-    if min(args.fractions.values()) < 0 or args.fractions["train"] <= 0 or args.block_m <= 0 or args.buffer_m < 0:
-        raise BadInput(f"--val {args.val:g} --test {args.test:g}: shares must leave something to train on, "
-                       "--block-m must be positive and --buffer-m not negative.")
+    if (
+        min(args.fractions.values()) < 0
+        or args.fractions["train"] <= 0
+        or args.block_m <= 0
+        or args.buffer_m < 0
+    ):
+        raise BadInput(
+            f"--val {args.val:g} --test {args.test:g}: shares must leave something to train on, "
+            "--block-m must be positive and --buffer-m not negative."
+        )
     if args.out.resolve() == args.data.resolve():
         raise BadInput(f"--out {args.out}: must be another folder than --data.")
     source = triplets.read_manifest(args.data)
@@ -175,25 +213,44 @@ def main(args) -> int:
     splits = METHODS[args.by](source.rows, args)
     clash = None if args.by == "year" else shared_ground(source.rows, splits)
     if clash:
-        raise BadInput(f"{args.data}: {clash[0]} and {clash[1]} show the same ground in different splits; give "
-                       "overlapping sites one name, or use --by block.")
+        raise BadInput(
+            f"{args.data}: {clash[0]} and {clash[1]} show the same ground in different splits; give "
+            "overlapping sites one name, or use --by block."
+        )
     table = balance(source.rows, splits)
     for name, row in table.items():
         share = "-" if row["snow_share"] is None else f"{row['snow_share']:.3f}"
-        runs.say(f"{name:6s} {row['triplets']:6d} triplets {row['sites']:4d} sites   snow {share} of labelled pixels, "
-                 f"snow in {row['tiles_with_snow']} tiles")
+        runs.say(
+            f"{name:6s} {row['triplets']:6d} triplets {row['sites']:4d} sites   snow {share} of labelled pixels, "
+            f"snow in {row['tiles_with_snow']} tiles"
+        )
     if args.by == "year":
-        runs.say("split by year: the same ground is on both sides, in other winters; scores say nothing of new places")
+        runs.say(
+            "split by year: the same ground is on both sides, in other winters; scores say nothing of new places"
+        )
     if args.dry_run:
         return runs.DONE
     run.begin()
     link_files(args.data, args.out)
-    rows = [{**row, "split": split, **{kind: row[kind] and row[kind].relative_to(args.data) for kind in triplets.FILES
-                                       if kind in row}} for row, split in zip(source.rows, splits, strict=True)]
+    rows = [
+        {
+            **row,
+            "split": split,
+            **{
+                kind: row[kind] and row[kind].relative_to(args.data) for kind in triplets.FILES if kind in row
+            },
+        }
+        for row, split in zip(source.rows, splits, strict=True)
+    ]
     triplets.write_manifest(args.out / "triplets.csv", rows)
-    runs.write_text(args.out / "split.csv", "split,triplets,sites,snow_pixels,snow_free_pixels,tiles_with_snow\n" + "".join(
-        f"{name},{r['triplets']},{r['sites']},{r['snow']},{r['snow_free']},{r['tiles_with_snow']}\n"
-        for name, r in table.items()))
+    runs.write_text(
+        args.out / "split.csv",
+        "split,triplets,sites,snow_pixels,snow_free_pixels,tiles_with_snow\n"
+        + "".join(
+            f"{name},{r['triplets']},{r['sites']},{r['snow']},{r['snow_free']},{r['tiles_with_snow']}\n"
+            for name, r in table.items()
+        ),
+    )
     pictures.class_balance(args.out / "class_balance.png", table, f"Split by {args.by}")
     return run.finish(balance=table, by=args.by, shares_ground=args.by == "year")
 

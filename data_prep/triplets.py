@@ -1,4 +1,4 @@
-"""The manifest of SAR/RGB/mask triplets and the torch Dataset over it; the original's folders of PNGs are read as well."""
+"""The manifest of SAR/RGB/mask triplets and their arrays; the original's folders of PNGs are read as well."""
 
 import csv
 import datetime
@@ -9,13 +9,38 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import scenes
+from data_prep import rasters, scenes
 from data_prep.runs import BadInput, atomic, core_count, progress, say
 
 COLUMNS = (
-    "id", "site", "date", "s1_date", "s2_date", "gap_hours", "platform", "product", "backscatter", "relative_orbit",
-    "orbit_state", "latitude", "longitude", "sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref", "row", "col",
-    "height", "width", "valid_fraction", "snow_fraction", "split")
+    "id",
+    "site",
+    "date",
+    "s1_date",
+    "s2_date",
+    "gap_hours",
+    "platform",
+    "product",
+    "backscatter",
+    "relative_orbit",
+    "orbit_state",
+    "latitude",
+    "longitude",
+    "sar",
+    "rgb",
+    "mask",
+    "mask_wet",
+    "dem",
+    "landcover",
+    "ref",
+    "row",
+    "col",
+    "height",
+    "width",
+    "valid_fraction",
+    "snow_fraction",
+    "split",
+)
 SPLITS = ("train", "val", "test")
 TARGETS = {"total": "mask", "wet": "mask_wet"}
 FILES = ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
@@ -36,7 +61,11 @@ CHANNELS = {
     "grey": (("grey",), lambda grey: grey),  # the original's 8-bit SAR pictures
 }
 RADAR_CHANNELS = ("vv", "vh", "vv-ref", "vh-ref")  # a change of radiometric gain shifts these, in dB
-PLANE_FILE = {"VV_ref": "ref", "VH_ref": "ref", "elevation": "dem"}  # every other plane is a band of the SAR file
+PLANE_FILE = {
+    "VV_ref": "ref",
+    "VH_ref": "ref",
+    "elevation": "dem",
+}  # every other plane is a band of the SAR file
 
 
 @dataclass
@@ -55,7 +84,9 @@ class Triplets:
         """The one value of a column that must not be mixed."""
         values = sorted({row[column] for row in self.rows})
         if len(values) > 1:
-            raise BadInput(f"{self.folder}: mixes {column} {', '.join(values)}; train and judge on one of them.")
+            raise BadInput(
+                f"{self.folder}: mixes {column} {', '.join(values)}; train and judge on one of them."
+            )
         return values[0] if values else ""
 
 
@@ -66,7 +97,9 @@ def read_manifest(folder: Path) -> Triplets:
     if not path.is_file():
         if (folder / "SAR").is_dir():
             return read_original(folder)
-        raise BadInput(f"{folder}: neither triplets.csv nor SAR/, Masks/ folders; make it with python -m data_prep.curate.")
+        raise BadInput(
+            f"{folder}: neither triplets.csv nor SAR/, Masks/ folders; make it with python -m data_prep.curate."
+        )
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream, strict=True)
@@ -75,14 +108,18 @@ def read_manifest(folder: Path) -> Triplets:
         raise BadInput(f"{path}: not a readable CSV file ({error}).") from None
     missing = {"id", "site", "s1_date", "sar", "mask", "backscatter", "split"} - set(reader.fieldnames or ())
     if missing:
-        raise BadInput(f"{path}: column {', '.join(sorted(missing))} missing; was it written by data_prep.curate?")
+        raise BadInput(
+            f"{path}: column {', '.join(sorted(missing))} missing; was it written by data_prep.curate?"
+        )
     seen = set()
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise BadInput(f"{path}: line {number} has another number of fields than the header.")
         for name in (row["id"], row["site"]):
             if not scenes.SAFE_NAME.fullmatch(name[:100]) or "/" in name:
-                raise BadInput(f"{path}: line {number}: {name!r} is no safe name (letters, digits, '.', '_', '-').")
+                raise BadInput(
+                    f"{path}: line {number}: {name!r} is no safe name (letters, digits, '.', '_', '-')."
+                )
         if row["id"] in seen:
             raise BadInput(f"{path}: id {row['id']} stands twice (line {number}); ids must be unique.")
         seen.add(row["id"])
@@ -105,16 +142,30 @@ def read_original(folder: Path) -> Triplets:
     """Rows for SAR/<split>/x.png with Masks/<split>/x.png (and RGB/<split>/x.png) of equal names."""
     rows = []
     for split_folder in sorted(path for path in (folder / "SAR").iterdir() if path.is_dir()):
-        split = {"validation": "val", "valid": "val"}.get(split_folder.name.lower(), split_folder.name.lower())
+        split = {"validation": "val", "valid": "val"}.get(
+            split_folder.name.lower(), split_folder.name.lower()
+        )
         for path in sorted(split_folder.glob("*.png")):
             name = f"{split}_{path.stem}"
             if not scenes.SAFE_NAME.fullmatch(name):
-                raise BadInput(f"{path}: a file name may hold letters, digits, '.', '_' and '-' only; rename it.")
+                raise BadInput(
+                    f"{path}: a file name may hold letters, digits, '.', '_' and '-' only; rename it."
+                )
             files = {kind.lower(): folder / kind / split_folder.name / path.name for kind in ("RGB", "Masks")}
-            rows.append({**dict.fromkeys(COLUMNS, ""), "id": name, "site": name, "split": split, "s1_date": "", "sar": path,
-                         "backscatter": "8-bit", "mask": files["masks"],
-                         "rgb": files["rgb"] if files["rgb"].exists() else None,
-                         **dict.fromkeys(("mask_wet", "dem", "landcover", "ref"))})
+            rows.append(
+                {
+                    **dict.fromkeys(COLUMNS, ""),
+                    "id": name,
+                    "site": name,
+                    "split": split,
+                    "s1_date": "",
+                    "sar": path,
+                    "backscatter": "8-bit",
+                    "mask": files["masks"],
+                    "rgb": files["rgb"] if files["rgb"].exists() else None,
+                    **dict.fromkeys(("mask_wet", "dem", "landcover", "ref")),
+                }
+            )
     if not rows:
         raise BadInput(f"{folder}: SAR/ holds no <split>/*.png.")
     return Triplets(folder, rows, original=True)
@@ -129,11 +180,14 @@ def write_manifest(path: Path, rows) -> None:
 
 # ---- one triplet -----------------------------------------------------------------------------------------------------
 
+
 def check_channels(names) -> tuple[str, ...]:
     unknown = [name for name in names if name not in CHANNELS]
     if unknown or not names or len(set(names)) != len(names):
-        raise BadInput(f"--bands {','.join(names)}: {'unknown ' + ', '.join(unknown) if unknown else 'empty or repeated'}; "
-                       f"there are {', '.join(CHANNELS)}.")
+        raise BadInput(
+            f"--bands {','.join(names)}: {'unknown ' + ', '.join(unknown) if unknown else 'empty or repeated'}; "
+            f"there are {', '.join(CHANNELS)}."
+        )
     return tuple(names)
 
 
@@ -149,8 +203,9 @@ def season_angle(date: str) -> float:
 
 def assemble(channels, planes: dict[str, np.ndarray]) -> np.ndarray:
     """float32 (C, H, W) of the named channels from planes (H, W); NaN = no data."""
-    return np.stack([CHANNELS[name][1](*(planes[plane] for plane in CHANNELS[name][0])) for name in channels]
-                    ).astype(np.float32)
+    return np.stack(
+        [CHANNELS[name][1](*(planes[plane] for plane in CHANNELS[name][0])) for name in channels]
+    ).astype(np.float32)
 
 
 def read_image(row: dict, channels) -> np.ndarray:
@@ -163,17 +218,21 @@ def read_image(row: dict, channels) -> np.ndarray:
             continue
         path = row[kind]
         if path is None:
-            raise BadInput(f"{row['id']}: has no {kind} file for band {', '.join(names)}; curate with one or choose --bands.")
+            raise BadInput(
+                f"{row['id']}: has no {kind} file for band {', '.join(names)}; curate with one or choose --bands."
+            )
         if path.suffix == ".png":
             if names != ["grey"]:
                 raise BadInput(f"{path}: an 8-bit picture gives the band grey, not {', '.join(names)}.")
-            image = scenes.read_png(path)
+            image = rasters.read_png(path)
             planes["grey"] = (image if image.ndim == 2 else image.mean(axis=2)).astype(np.float32)
         else:
-            raster = scenes.open_header(path)
+            raster = rasters.open_header(path)
             if kind == "sar" and raster.units != "dB":
-                raise BadInput(f"{path}: tag units={raster.units!r}, triplets are in 'dB'; curate them again.")
-            for name, values in zip(names, scenes.read(raster, names), strict=True):
+                raise BadInput(
+                    f"{path}: tag units={raster.units!r}, triplets are in 'dB'; curate them again."
+                )
+            for name, values in zip(names, rasters.read(raster, names), strict=True):
                 planes[name] = values
     if "season" in planes_needed(channels):
         like = next(iter(planes.values()))
@@ -188,17 +247,21 @@ def read_mask(row: dict, target: str = "total") -> np.ndarray:
     """uint8 (H, W): 0 snow-free, 1 snow, 255 no data."""
     path = row[TARGETS[target]]
     if path is None or not path.exists():
-        raise BadInput(f"{row['id']}: no {TARGETS[target]} file{f' at {path}' if path else ''} beside {row['sar']}.")
+        raise BadInput(
+            f"{row['id']}: no {TARGETS[target]} file{f' at {path}' if path else ''} beside {row['sar']}."
+        )
     if path.suffix == ".png":
-        mask = scenes.read_png(path)
+        mask = rasters.read_png(path)
         mask = mask if mask.ndim == 2 else mask[..., 0]
         levels = np.unique(mask)
         if not set(levels.tolist()) <= {0, 255}:
-            raise BadInput(f"{path}: levels {shown(levels)}, expected 0 (snow-free) and 255 (snow) in an 8-bit mask; "
-                           "threshold it, or use GeoTIFF triplets with 0, 1, 255 = no data.")
+            raise BadInput(
+                f"{path}: levels {shown(levels)}, expected 0 (snow-free) and 255 (snow) in an 8-bit mask; "
+                "threshold it, or use GeoTIFF triplets with 0, 1, 255 = no data."
+            )
         return (mask == 255).astype(np.uint8)
-    raster = scenes.open_header(path)
-    mask = scenes.read(scenes.replace(raster, nodata=None), raster.bands[:1])[0]
+    raster = rasters.open_header(path)
+    mask = rasters.read(raster, raster.bands[:1], raw=True)[0]
     levels = np.unique(mask)
     if not set(levels.tolist()) <= {0, 1, NO_DATA}:
         raise BadInput(f"{path}: levels {shown(levels)}, expected 0 (snow-free), 1 (snow), 255 (no data).")
@@ -214,7 +277,9 @@ def read_pair(row: dict, channels, target: str = "total") -> tuple[np.ndarray, n
     """Image and mask of a triplet, checked against each other; pixels without input are 255 in the mask."""
     image, mask = read_image(row, channels), read_mask(row, target)
     if image.shape[1:] != mask.shape:
-        raise BadInput(f"{row['id']}: SAR is {image.shape[1:]} pixels, mask {mask.shape}; they must be equal.")
+        raise BadInput(
+            f"{row['id']}: SAR is {image.shape[1:]} pixels, mask {mask.shape}; they must be equal."
+        )
     missing = np.isnan(image).any(axis=0)
     if missing.all():
         raise BadInput(f"{row['sar']}: no valid pixel in band {', '.join(channels)}.")
@@ -227,9 +292,11 @@ def inspect(triplets: Triplets, channels, target: str, skip_bad: bool, label: st
     Returns mean and std per channel (list), labelled pixels of each class, images that have any, and leaves in `triplets`
     what is good.
     """
+
     def look(row):
         try:
             image, mask = read_pair(row, channels, target)
+            row["height"], row["width"] = mask.shape
             valid = image[:, mask != NO_DATA].astype(np.float64)
             counts = [int((mask == 0).sum()), int((mask == 1).sum())]
             return valid.shape[1], valid.sum(axis=1), (valid**2).sum(axis=1), counts, None
@@ -240,10 +307,13 @@ def inspect(triplets: Triplets, channels, target: str, skip_bad: bool, label: st
     totals = [0, np.zeros(len(channels)), np.zeros(len(channels)), np.zeros(2, np.int64)]
     with ThreadPoolExecutor(core_count()) as pool:
         for row, (count, total, square, classes, problem) in zip(
-                triplets.rows, progress(pool.map(look, triplets.rows), len(triplets.rows), label), strict=False):
+            triplets.rows, progress(pool.map(look, triplets.rows), len(triplets.rows), label), strict=False
+        ):
             if problem:
                 if not skip_bad:
-                    raise BadInput(f"{problem.rstrip('.')}; mend it, or leave such triplets out with --skip-bad.")
+                    raise BadInput(
+                        f"{problem.rstrip('.')}; mend it, or leave such triplets out with --skip-bad."
+                    )
                 say(f"left out: {problem}")
                 triplets.bad.append(problem)
                 continue
@@ -254,88 +324,21 @@ def inspect(triplets: Triplets, channels, target: str, skip_bad: bool, label: st
     count = max(1, totals[0])
     mean = totals[1] / count
     std = np.sqrt(np.maximum(totals[2] / count - mean**2, 0))
-    return {"mean": mean.tolist(), "std": np.where(std > 1e-6, std, 1.0).tolist(), "pixels": totals[0],
-            "images": images, "snow_free": int(totals[3][0]), "snow": int(totals[3][1])}
-
-
-# ---- the torch Dataset -----------------------------------------------------------------------------------------------
-
-class TripletDataset:
-    """Image float32 (C, size, size) with NaN for no data, mask uint8 (size, size), by key (epoch, index).
-
-    Crop, dihedral flip and gain are functions of (seed, epoch, index) alone, so no worker count changes them. Without
-    `size` a triplet comes whole and as it is. Tiles smaller than `size` are padded with NaN and 255.
-    """
-
-    def __init__(self, rows: list[dict], channels, target: str = "total", size: int | None = None, seed: int = 0,
-                 augment: bool = False, gain_db: float = 0.0):
-        self.rows, self.channels, self.target = rows, tuple(channels), target
-        self.size, self.seed, self.augment, self.gain_db = size, seed, augment, gain_db
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: tuple[int, int]):
-        import torch
-
-        epoch, index = key
-        image, mask = read_pair(self.rows[index], self.channels, self.target)
-        image, mask = torch.from_numpy(image), torch.from_numpy(mask)
-        if self.size is not None:
-            random = torch.Generator().manual_seed(hash((self.seed, epoch, index)) & (1 << 62) - 1)
-            image, mask = self._crop(image, mask, random)
-            if self.augment:
-                image, mask = self._augment(image, mask, random)
-        return image, mask, index
-
-    def _crop(self, image, mask, random):
-        import torch
-        import torch.nn.functional as F
-
-        size = self.size
-        row, col = (int(torch.randint(max(0, side - size) + 1, (), generator=random)) for side in mask.shape)
-        image, mask = image[:, row:row + size, col:col + size], mask[row:row + size, col:col + size]
-        pad = (0, size - mask.shape[1], 0, size - mask.shape[0])
-        return F.pad(image, pad, value=float("nan")), F.pad(mask, pad, value=NO_DATA)
-
-    def _augment(self, image, mask, random):
-        import torch
-
-        turns, mirror = (int(torch.randint(n, (), generator=random)) for n in (4, 2))
-        image, mask = torch.rot90(image, turns, (1, 2)), torch.rot90(mask, turns, (0, 1))
-        if mirror:
-            image, mask = image.flip(2), mask.flip(1)
-        if self.gain_db:
-            gain = (2 * torch.rand((), generator=random) - 1) * self.gain_db
-            radar = torch.tensor([name in RADAR_CHANNELS for name in self.channels]).view(-1, 1, 1)
-            image = image + gain * radar
-        return image.contiguous(), mask.contiguous()
-
-
-def shuffled_batches(count: int, batch: int, seed: int, epoch: int, first_batch: int = 0) -> list[list[tuple[int, int]]]:
-    """Keys of the epoch's full batches from `first_batch` on; the order is a function of (seed, epoch)."""
-    import torch
-
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(hash((seed, epoch)) & (1 << 62) - 1)).tolist()
-    keys = [(epoch, index) for index in order]
-    return [keys[start:start + batch] for start in range(0, max(1, count // batch) * batch, batch)][first_batch:]
-
-
-def batches_by_size(rows: list[dict], batch: int) -> list[list[tuple[int, int]]]:
-    """Keys in batches of equally large triplets, for evaluation without padding; every triplet once."""
-    by_size: dict[tuple, list] = {}
-    for index, row in enumerate(rows):
-        by_size.setdefault((row.get("height"), row.get("width")) if row.get("height") else picture_size(row), []
-                           ).append((0, index))
-    return [keys[start:start + batch] for keys in by_size.values() for start in range(0, len(keys), batch)]
+    return {
+        "mean": mean.tolist(),
+        "std": np.where(std > 1e-6, std, 1.0).tolist(),
+        "pixels": totals[0],
+        "images": images,
+        "snow_free": int(totals[3][0]),
+        "snow": int(totals[3][1]),
+    }
 
 
 def picture_size(row: dict) -> tuple[int, int]:
-    """Height and width from the header, for rows whose manifest does not say."""
+    """Height and width of a triplet, from the manifest or else the file's header."""
+    if row.get("height") and row.get("width"):
+        return int(row["height"]), int(row["width"])
     if row["sar"].suffix == ".png":
-        from PIL import Image
-
-        with Image.open(row["sar"]) as image:
-            return image.size[::-1]
-    grid = scenes.open_header(row["sar"]).grid
+        return rasters.read_png(row["sar"]).shape[:2]
+    grid = rasters.open_header(row["sar"]).grid
     return grid.height, grid.width

@@ -19,8 +19,14 @@ def count_valid(mask: torch.Tensor) -> tuple[int, int]:
     return int(valid.sum()), int(valid.flatten(1).any(dim=1).sum())
 
 
-def segmentation_loss(logits: torch.Tensor, mask: torch.Tensor, pixels: int, images: int, loss: str = "bce-dice",
-                      snow_weight: float = 1.0) -> torch.Tensor:
+def segmentation_loss(
+    logits: torch.Tensor,
+    mask: torch.Tensor,
+    pixels: int,
+    images: int,
+    loss: str = "bce-dice",
+    snow_weight: float = 1.0,
+) -> torch.Tensor:
     """Loss of logits (B, 1, H, W) or (B, H, W) against mask (B, H, W) of 0, 1, 255; a scalar, 0 if nothing is valid.
 
     pixels, images: counts of the global batch (count_valid). Pixel losses are divided by pixels, overlap losses, taken per

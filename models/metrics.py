@@ -34,8 +34,11 @@ class Histogram:
         """Confusion matrix and every score when probability >= threshold means snow."""
         first = threshold_bin(threshold)
         return scores_of_counts(
-            true_snow=int(self.snow[first:].sum()), missed_snow=int(self.snow[:first].sum()),
-            false_snow=int(self.snow_free[first:].sum()), true_bare=int(self.snow_free[:first].sum()))
+            true_snow=int(self.snow[first:].sum()),
+            missed_snow=int(self.snow[:first].sum()),
+            false_snow=int(self.snow_free[first:].sum()),
+            true_bare=int(self.snow_free[:first].sum()),
+        )
 
     def best_threshold(self) -> float | None:
         """Threshold of the highest IoU of snow (the same one has the highest F1); None without both classes."""
@@ -61,26 +64,42 @@ class Histogram:
         rows = []
         for part in np.array_split(np.arange(BINS), groups):
             pixels = int(total[part].sum())
-            rows.append({"pixels": pixels,
-                         "probability": float((middle[part] * total[part]).sum() / pixels) if pixels else None,
-                         "snow_share": float(self.snow[part].sum() / pixels) if pixels else None})
+            rows.append(
+                {
+                    "pixels": pixels,
+                    "probability": float((middle[part] * total[part]).sum() / pixels) if pixels else None,
+                    "snow_share": float(self.snow[part].sum() / pixels) if pixels else None,
+                }
+            )
         return rows
 
     def expected_calibration_error(self) -> float | None:
         """Mean distance of predicted probability and observed share over the reliability groups, weighted by pixels."""
         rows = [row for row in self.calibration() if row["pixels"]]
         pixels = sum(row["pixels"] for row in rows)
-        return sum(row["pixels"] * abs(row["probability"] - row["snow_share"]) for row in rows) / pixels if pixels else None
+        return (
+            sum(row["pixels"] * abs(row["probability"] - row["snow_share"]) for row in rows) / pixels
+            if pixels
+            else None
+        )
 
     def brier(self) -> float | None:
         """Mean squared error of the probability (of the middle of its bin)."""
         middle = (np.arange(BINS) + 0.5) / BINS
         pixels = int((self.snow + self.snow_free).sum())
-        return float((self.snow * (1 - middle) ** 2 + self.snow_free * middle**2).sum() / pixels) if pixels else None
+        return (
+            float((self.snow * (1 - middle) ** 2 + self.snow_free * middle**2).sum() / pixels)
+            if pixels
+            else None
+        )
 
     def summary(self, threshold: float) -> dict:
-        return {**self.at(threshold), "auprc": self.auprc(), "brier": self.brier(),
-                "expected_calibration_error": self.expected_calibration_error()}
+        return {
+            **self.at(threshold),
+            "auprc": self.auprc(),
+            "brier": self.brier(),
+            "expected_calibration_error": self.expected_calibration_error(),
+        }
 
 
 def threshold_bin(threshold: float) -> int:
@@ -105,12 +124,17 @@ def scores_of_counts(true_snow: int, missed_snow: int, false_snow: int, true_bar
     recall, specificity = divide(true_snow, snow), divide(true_bare, bare)
     product = float(marked) * float(true_bare + missed_snow) * float(snow) * float(bare)
     return {
-        "true_snow": true_snow, "missed_snow": missed_snow, "false_snow": false_snow, "true_bare": true_bare,
-        "pixels": pixels, "prevalence": divide(snow, pixels),
+        "true_snow": true_snow,
+        "missed_snow": missed_snow,
+        "false_snow": false_snow,
+        "true_bare": true_bare,
+        "pixels": pixels,
+        "prevalence": divide(snow, pixels),
         "accuracy": divide(true_snow + true_bare, pixels),
         "balanced_accuracy": (recall + specificity) / 2 if both else None,
         "precision": divide(true_snow, marked) if has_snow else None,
-        "recall": recall, "specificity": specificity,
+        "recall": recall,
+        "specificity": specificity,
         "f1": divide(2 * true_snow, snow + marked) if has_snow else None,
         "iou": divide(true_snow, snow + false_snow) if has_snow else None,
         "iou_snow_free": divide(true_bare, bare + missed_snow) if bare else None,
@@ -122,8 +146,12 @@ def scores_of_counts(true_snow: int, missed_snow: int, false_snow: int, true_bar
 COUNTS = ("true_snow", "missed_snow", "false_snow", "true_bare")
 
 
-def cluster_bootstrap(rows: list[dict], seed: int = 0, replicates: int = 1000,
-                      names=("iou", "f1", "balanced_accuracy", "mcc", "snow_area_bias")) -> dict:
+def cluster_bootstrap(
+    rows: list[dict],
+    seed: int = 0,
+    replicates: int = 1000,
+    names=("iou", "f1", "balanced_accuracy", "mcc", "snow_area_bias"),
+) -> dict:
     """95 % percentile intervals of scores over new sites: sites are drawn, then scenes within each, with replacement.
 
     rows: one a tile, with `site`, `scene` and the four counts of a confusion matrix. Returns name -> [low, high], or None
@@ -132,7 +160,9 @@ def cluster_bootstrap(rows: list[dict], seed: int = 0, replicates: int = 1000,
     groups: dict[str, dict[str, np.ndarray]] = {}
     for row in rows:
         scenes = groups.setdefault(row["site"], {})
-        scenes[row["scene"]] = scenes.get(row["scene"], 0) + np.array([row[name] for name in COUNTS], np.int64)
+        scenes[row["scene"]] = scenes.get(row["scene"], 0) + np.array(
+            [row[name] for name in COUNTS], np.int64
+        )
     sites = [np.stack(list(groups[site].values())) for site in sorted(groups)]
     result = {"sites": len(sites), "scenes": sum(map(len, sites)), **dict.fromkeys(names)}
     if len(sites) < 2:

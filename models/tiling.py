@@ -8,6 +8,7 @@ least the net's receptive radius, no tile sees its own border and no seam can ap
 pixels more, for nets whose result depends on the extent of the tile (group norm).
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +21,9 @@ def starts(length: int, tile: int, trim: int, blend: int, multiple: int) -> list
         return [(0, length)]
     overlap = 2 * trim + blend
     if tile % multiple or tile <= overlap + multiple:
-        raise ValueError(f"tile {tile}: must be a multiple of {multiple} and larger than {overlap + multiple}")
+        raise ValueError(
+            f"tile {tile}: must be a multiple of {multiple} and larger than {overlap + multiple}"
+        )
     count = -(-(length - overlap) // (tile - overlap))
     while True:
         size = -(-(length + (count - 1) * overlap) // count)
@@ -33,8 +36,10 @@ def starts(length: int, tile: int, trim: int, blend: int, multiple: int) -> list
 
 def seams(spans: list[tuple[int, int]], trim: int) -> list[tuple[int, int]]:
     """(first, last) pixel of each cross-fade between neighbours: where both are at least `trim` from their ends."""
-    return [(after[0] + trim, max(after[0] + trim, before[1] - trim))
-            for before, after in zip(spans, spans[1:], strict=False)]
+    return [
+        (after[0] + trim, max(after[0] + trim, before[1] - trim))
+        for before, after in itertools.pairwise(spans)
+    ]
 
 
 def weights(spans: list[tuple[int, int]], index: int, trim: int, blend: int) -> np.ndarray:
@@ -59,9 +64,16 @@ def overhead(height: int, width: int, tile: tuple[int, int], trim: int, blend: i
     return sum(b - a for a, b in rows) * sum(b - a for a, b in cols) / (height * width)
 
 
-def predict(read: Callable[[int, int, int, int], np.ndarray], net: Callable[[np.ndarray], np.ndarray], height: int,
-            width: int, tile: tuple[int, int], trim: int, blend: int = 0, multiple: int = 16
-            ) -> Iterator[tuple[int, np.ndarray]]:
+def predict(
+    read: Callable[[int, int, int, int], np.ndarray],
+    net: Callable[[np.ndarray], np.ndarray],
+    height: int,
+    width: int,
+    tile: tuple[int, int],
+    trim: int,
+    blend: int = 0,
+    multiple: int = 16,
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (row, strip) with strip float32 (rows, width), from top to bottom.
 
     read(row, col, height, width) gives the input of a tile, net(input) its prediction (height, width), NaN allowed. The
@@ -69,11 +81,15 @@ def predict(read: Callable[[int, int, int, int], np.ndarray], net: Callable[[np.
     """
     rows, cols = (starts(n, t, trim, blend, multiple) for n, t in ((height, tile[0]), (width, tile[1])))
     boxes = [(r0, c0, r1 - r0, c1 - c0) for r0, r1 in rows for c0, c1 in cols]
-    edges = [0, *((a + b) // 2 - blend // 2 for a, b in seams(rows, trim)), height]  # what is final after each row
+    edges = [
+        0,
+        *((a + b) // 2 - blend // 2 for a, b in seams(rows, trim)),
+        height,
+    ]  # what is final after each row
     strip, top = np.zeros((rows[0][1], width), np.float32), 0
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(read, *boxes[0])
-        for number, (row, col, tall, wide) in enumerate(boxes):
+        for number, (row, col, _, _) in enumerate(boxes):
             tile_input = waiting.result()
             if number + 1 < len(boxes):
                 waiting = reader.submit(read, *boxes[number + 1])
@@ -81,7 +97,7 @@ def predict(read: Callable[[int, int, int, int], np.ndarray], net: Callable[[np.
             down, across = weights(rows, i, trim, blend), weights(cols, j, trim, blend)
             y, x = used(down), used(across)
             part = net(tile_input)[y, x] * (down[y, None] * across[None, x])
-            strip[row + y.start - top:row + y.stop - top, col + x.start:col + x.stop] += part
+            strip[row + y.start - top : row + y.stop - top, col + x.start : col + x.stop] += part
             if j == len(cols) - 1:
                 done = edges[i + 1] - top
                 yield top, strip[:done]
@@ -89,7 +105,7 @@ def predict(read: Callable[[int, int, int, int], np.ndarray], net: Callable[[np.
                 rest = strip[done:]
                 top += done
                 strip = np.zeros((bottom - top, width), np.float32)
-                strip[:len(rest)] = rest[:len(strip)]
+                strip[: len(rest)] = rest[: len(strip)]
 
 
 def used(weight: np.ndarray) -> slice:

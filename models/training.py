@@ -18,6 +18,7 @@ class CheckpointError(ValueError):
 
 # ---- device and precision --------------------------------------------------------------------------------------------
 
+
 def choose_device(name: str = "auto") -> torch.device:
     """auto: CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
     if name == "auto":
@@ -52,6 +53,7 @@ def normalise(image: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> tor
 
 
 # ---- schedule and averaging ------------------------------------------------------------------------------------------
+
 
 def warm_up_cosine(step: int, steps: int, warm_up: int, floor: float = 0.01) -> float:
     """Factor on the learning rate: linear over `warm_up` steps, then a half cosine down to `floor`."""
@@ -88,17 +90,34 @@ GRADIENT_NORM = 5.0  # to which a step is clipped
 class Learner:
     """A net and all that changes while it learns; state() and load() make a resumed run equal a straight one."""
 
-    def __init__(self, net: nn.Module, device: torch.device, dtype: torch.dtype | None, learning_rate: float,
-                 weight_decay: float, ema: float, steps: int, warm_up: int):
+    def __init__(
+        self,
+        net: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        learning_rate: float,
+        weight_decay: float,
+        ema: float,
+        steps: int,
+        warm_up: int,
+    ):
         self.net = net.to(device, memory_format=torch.channels_last)
         self.average = Average(self.net, ema)
         matrices = [p for p in net.parameters() if p.ndim > 1]  # norms and biases do not decay
         vectors = [p for p in net.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=learning_rate, fused=device.type in ("cpu", "cuda"))
+            lr=learning_rate,
+            fused=device.type in ("cpu", "cuda"),
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.device, self.dtype, self.learning_rate, self.steps, self.warm_up = device, dtype, learning_rate, steps, warm_up
+        self.device, self.dtype, self.learning_rate, self.steps, self.warm_up = (
+            device,
+            dtype,
+            learning_rate,
+            steps,
+            warm_up,
+        )
 
     def step(self, number: int) -> None:
         """Apply the gradients of step `number`; a step with overflown fp16 gradients is skipped by the scaler."""
@@ -112,9 +131,13 @@ class Learner:
         self.average.update(self.net)
 
     def state(self) -> dict:
-        return {"weights": self.net.state_dict(), "average": self.average.net.state_dict(),
-                "average_steps": self.average.steps, "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict()}
+        return {
+            "weights": self.net.state_dict(),
+            "average": self.average.net.state_dict(),
+            "average_steps": self.average.steps,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load(self, state: dict) -> None:
         self.net.load_state_dict(state["weights"])
@@ -134,10 +157,18 @@ def take_weights(net: nn.Module, state: dict) -> int:
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
 
+
 def checkpoint(net: nn.Module, contract: dict, target: str, threshold: float, **state) -> dict:
     """Nested dicts and lists of tensors, numbers and strings, readable with weights_only=True."""
-    return {"format": FORMAT, "model": "unet", "arguments": net.arguments, "contract": contract, "target": target,
-            "threshold": threshold, **state}
+    return {
+        "format": FORMAT,
+        "model": "unet",
+        "arguments": net.arguments,
+        "contract": contract,
+        "target": target,
+        "threshold": threshold,
+        **state,
+    }
 
 
 def load_checkpoint(path: Path, map_location="cpu") -> dict:
@@ -147,14 +178,24 @@ def load_checkpoint(path: Path, map_location="cpu") -> dict:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except Exception as error:  # torch raises a dozen kinds on foreign, cut or hostile files; none is run
-        kind = "holds more than tensors and numbers, it may be hostile" if "weights_only" in str(error).lower() or \
-            "Unsupported" in str(error) else "is no readable checkpoint"
-        raise CheckpointError(f"{path}: {kind} ({type(error).__name__}); use one written by train_unet.py") from None
-    if not isinstance(state, dict) or not {"format", "model", "arguments", "weights", "contract"} <= state.keys():
+        kind = (
+            "holds more than tensors and numbers, it may be hostile"
+            if "weights_only" in str(error).lower() or "Unsupported" in str(error)
+            else "is no readable checkpoint"
+        )
+        raise CheckpointError(
+            f"{path}: {kind} ({type(error).__name__}); use one written by train_unet.py"
+        ) from None
+    if (
+        not isinstance(state, dict)
+        or not {"format", "model", "arguments", "weights", "contract"} <= state.keys()
+    ):
         raise CheckpointError(f"{path}: is no checkpoint of this project; use one written by train_unet.py")
     if state["format"] != FORMAT or state["model"] != "unet":
-        raise CheckpointError(f"{path}: model {state['model']!r} of format {state['format']!r}; this code reads 'unet' "
-                              f"of format {FORMAT}")
+        raise CheckpointError(
+            f"{path}: model {state['model']!r} of format {state['format']!r}; this code reads 'unet' "
+            f"of format {FORMAT}"
+        )
     missing = [name for name in CONTRACT if name not in state["contract"]]
     if missing:
         raise CheckpointError(f"{path}: its input contract lacks {', '.join(missing)}")
@@ -169,11 +210,14 @@ def build_net(state: dict, path: Path) -> nn.Module:
         net = UNet(**state["arguments"])
         net.load_state_dict(state.get("average") or state["weights"])
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: weights and arguments do not fit ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(
+            f"{path}: weights and arguments do not fit ({str(error).splitlines()[0]})"
+        ) from None
     return net.eval()
 
 
 # ---- inference -------------------------------------------------------------------------------------------------------
+
 
 def fold_norms(net: nn.Module) -> nn.Module:
     """A copy with every batch norm folded into the convolution before it: the same function, fewer passes over memory."""
@@ -207,6 +251,7 @@ class Predictor:
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

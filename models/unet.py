@@ -24,14 +24,19 @@ class UNet(nn.Module):
     def __init__(self, bands: int, width: int = 16, depth: int = 4, norm: str = "batch", classes: int = 1):
         super().__init__()
         if bands < 1 or width < 1 or depth < 1 or classes < 1 or norm not in NORMS:
-            raise ValueError(f"UNet(bands={bands}, width={width}, depth={depth}, norm={norm!r}, classes={classes}): "
-                             f"numbers must be positive and norm one of {NORMS}")
+            raise ValueError(
+                f"UNet(bands={bands}, width={width}, depth={depth}, norm={norm!r}, classes={classes}): "
+                f"numbers must be positive and norm one of {NORMS}"
+            )
         self.arguments = {"bands": bands, "width": width, "depth": depth, "norm": norm, "classes": classes}
         channels = [width << level for level in range(depth + 1)]
         self.down = nn.ModuleList(
-            double_conv(before, after, norm) for before, after in zip([bands, *channels], channels, strict=False))
+            double_conv(before, after, norm)
+            for before, after in zip([bands, *channels], channels, strict=False)
+        )
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(2 * c, c, kernel_size=2, stride=2) for c in reversed(channels[:-1]))
+            nn.ConvTranspose2d(2 * c, c, kernel_size=2, stride=2) for c in reversed(channels[:-1])
+        )
         self.merge = nn.ModuleList(double_conv(2 * c, c, norm) for c in reversed(channels[:-1]))
         self.head = nn.Conv2d(width, classes, kernel_size=1)
 

@@ -1,0 +1,102 @@
+"""The torch Dataset over triplets, and the order of its batches as a function of (seed, epoch)."""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from data_prep import runs, triplets
+
+
+class TripletDataset:
+    """Image float32 (C, size, size) with NaN for no data, mask uint8 (size, size), by key (epoch, index).
+
+    Crop, dihedral flip and gain are functions of (seed, epoch, index) alone, so no worker count changes them. Without
+    `size` a triplet comes whole and as it is. Tiles smaller than `size` are padded with NaN and 255.
+    """
+
+    def __init__(
+        self,
+        rows: list[dict],
+        channels,
+        target: str = "total",
+        size: int | None = None,
+        seed: int = 0,
+        augment: bool = False,
+        gain_db: float = 0.0,
+    ):
+        self.rows, self.channels, self.target = rows, tuple(channels), target
+        self.size, self.seed, self.augment, self.gain_db = size, seed, augment, gain_db
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]):
+        epoch, index = key
+        image, mask = triplets.read_pair(self.rows[index], self.channels, self.target)
+        image, mask = torch.from_numpy(image), torch.from_numpy(mask)
+        if self.size is not None:
+            random = generator(self.seed, epoch, index)
+            image, mask = self._crop(image, mask, random)
+            if self.augment:
+                image, mask = self._augment(image, mask, random)
+        return image, mask, index
+
+    def _crop(self, image, mask, random):
+        size = self.size
+        row, col = (int(torch.randint(max(0, side - size) + 1, (), generator=random)) for side in mask.shape)
+        image, mask = image[:, row : row + size, col : col + size], mask[row : row + size, col : col + size]
+        pad = (0, size - mask.shape[1], 0, size - mask.shape[0])
+        return F.pad(image, pad, value=float("nan")), F.pad(mask, pad, value=triplets.NO_DATA)
+
+    def _augment(self, image, mask, random):
+        turns, mirror = (int(torch.randint(n, (), generator=random)) for n in (4, 2))
+        image, mask = torch.rot90(image, turns, (1, 2)), torch.rot90(mask, turns, (0, 1))
+        if mirror:
+            image, mask = image.flip(2), mask.flip(1)
+        if self.gain_db:
+            gain = (2 * torch.rand((), generator=random) - 1) * self.gain_db
+            radar = torch.tensor([name in triplets.RADAR_CHANNELS for name in self.channels]).view(-1, 1, 1)
+            image = image + gain * radar
+        return image.contiguous(), mask.contiguous()
+
+
+def shuffled(count: int, batch: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
+    """Keys of the epoch's full batches (or of one smaller batch); the order is a function of (seed, epoch)."""
+    order = torch.randperm(count, generator=generator(seed, epoch)).tolist()
+    batches = [order[start : start + batch] for start in range(0, max(1, count // batch) * batch, batch)]
+    return [[(epoch, index) for index in indices] for indices in batches]
+
+
+def epochs(count: int, batch: int, seed: int, first_epoch: int, last_epoch: int, first_batch: int):
+    """Yield the keys of every batch of epochs first..last-1, beginning inside the first at `first_batch`."""
+    for epoch in range(first_epoch, last_epoch):
+        yield from shuffled(count, batch, seed, epoch)[first_batch if epoch == first_epoch else 0 :]
+
+
+def by_size(rows: list[dict], batch: int) -> list[list[tuple[int, int]]]:
+    """Keys in batches of equally large triplets, for evaluation without padding; every triplet once."""
+    groups: dict[tuple, list] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(triplets.picture_size(row), []).append((0, index))
+    return [keys[start : start + batch] for keys in groups.values() for start in range(0, len(keys), batch)]
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A random generator that depends on these numbers alone."""
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def loader(dataset, batches, workers: int, persistent: bool = False) -> DataLoader:
+    """Batches in the order given, from worker processes if there are any."""
+    more = {"prefetch_factor": 4, "persistent_workers": persistent} if workers else {}
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=runs.ignore_signals,
+        pin_memory=torch.cuda.is_available(),
+        **more,
+    )
