@@ -1,11 +1,12 @@
 """Map snow with a trained U-Net: score it on triplets, or write masks of whole scenes and a snow-cover table.
 
-    python infer_unet.py --data runs/default/3_split --weights runs/default/4_train/best.pt --out runs/default/5_score
-    python infer_unet.py --data data/sample/scenes --weights runs/default/4_train/best.pt --out runs/default/6_map
+    python infer_unet.py --data runs/default/3_split --weights runs/default/4_train/best.pt --out runs/score
+    python infer_unet.py --data data/sample/scenes --weights runs/default/4_train/best.pt --out runs/map
 
-In: a triplets folder, a folder of scenes, or one GeoTIFF. Out for triplets: mask/, probability/, metrics.json,
-per_image.csv, histogram.png, overlays.png, snow_cover.csv. Out for scenes: <site>/<scene>_mask.tif and _probability.tif (Cloud
-Optimized GeoTIFFs, no data in = no data out), previews and snow_cover.csv. An interrupted run goes on with the next scene.
+In: a triplets folder, a folder of scenes, or one GeoTIFF. Out for triplets: mask/, probability/,
+metrics.json, per_image.csv, histogram.png, overlays.png, snow_cover.csv. Out for scenes:
+<site>/<scene>_mask.tif and _probability.tif (Cloud Optimized GeoTIFFs, no data in = no data out), previews
+and snow_cover.csv. An interrupted run goes on with the next scene.
 """
 
 import json
@@ -39,7 +40,7 @@ def to_mask(probability, threshold: float):
     return np.where(missing, 255, snow).astype(np.uint8)
 
 
-# ---- triplets --------------------------------------------------------------------------------------------------------
+# ---- triplets ----------------------------------------------------------------------------------------------
 
 
 def choose_triplets(args, state):
@@ -63,7 +64,7 @@ def choose_triplets(args, state):
 
 
 def predict_triplets(args, chosen, predictor, state, threshold: float):
-    """Write every mask and probability; returns the histogram of all pixels, a row a triplet, and rows of snow cover."""
+    """Write all masks and probabilities; returns the histogram, a row a triplet, and rows of snow cover."""
     from data_prep import batches, cover, predictions
     from models import metrics
 
@@ -157,7 +158,7 @@ def say_scores(args, summary: dict, interval: dict) -> None:
         runs.say(f"split {args.split} has {what} {pixels}: a check of the plumbing, not of skill")
 
 
-# ---- scenes ----------------------------------------------------------------------------------------------------------
+# ---- scenes ------------------------------------------------------------------------------------------------
 
 
 def list_inputs(args) -> list[tuple]:
@@ -185,7 +186,7 @@ def list_inputs(args) -> list[tuple]:
 
 
 def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
-    """Write mask and probability of a scene and return its snow cover; memory depends on the tile and its width alone."""
+    """Write a scene's mask and probability; returns its snow cover. Memory: by tile and scene width alone."""
     import torch
 
     from data_prep import cover, predictions, rasters, scene_input
@@ -273,7 +274,7 @@ def map_scenes(args, run, predictor, state, threshold: float) -> dict:
     return {"scenes": len(outcomes), "threshold": threshold, "left_out": left_out, "overhead": overhead}
 
 
-# ---- the job ---------------------------------------------------------------------------------------------------------
+# ---- the job -----------------------------------------------------------------------------------------------
 
 
 def get_parser():
@@ -328,6 +329,7 @@ def main(args) -> int:
     if args.workers is None:
         args.workers = min(4, runs.core_count() - 1)
     on_triplets = manifest.exists() or (args.data / "SAR").is_dir()
+    training.keep_memory()
     dtype = training.choose_precision(device, args.amp)
     predictor = training.Predictor(net, state["contract"], device, dtype)
     threshold = state["threshold"] if args.threshold is None else args.threshold

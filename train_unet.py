@@ -2,9 +2,10 @@
 
     python train_unet.py --data runs/default/3_split --out runs/default/4_train
 
-In: a triplets folder with its splits (or the original's SAR/, Masks/ folders). Out: best.pt (highest validation IoU),
-last.pt (to go on from), log.jsonl, curves.png, result.json. Interrupted (SIGTERM, Ctrl-C, SIGUSR1) it saves and exits 75;
-the same command goes on from last.pt, to the same weights as if it had never stopped.
+In: a triplets folder with its splits (or the original's SAR/, Masks/ folders). Out: best.pt (highest
+validation IoU), last.pt (to go on from), log.jsonl, curves.png, result.json. Interrupted (SIGTERM, Ctrl-C,
+SIGUSR1) it saves and exits 75; the same command goes on from last.pt, to the same weights as if it had never
+stopped.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 from data_prep import runs
 from data_prep.runs import BadInput
 
-# ---- data ------------------------------------------------------------------------------------------------------------
+# ---- data --------------------------------------------------------------------------------------------------
 
 
 def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
@@ -25,21 +26,18 @@ def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
     from data_prep import triplets
 
     manifest = triplets.read_manifest(args.data)
-    channels = triplets.check_channels(
-        tuple((args.bands or ("grey" if manifest.original else "vv,vh")).split(","))
-    )
+    bands = args.bands or ("grey" if manifest.original else "vv,vh")
+    channels = triplets.check_channels(tuple(bands.split(",")))
     data, figures = {}, {}
     for split in ("train", "val"):
-        data[split] = manifest.of(split)
+        chosen = data[split] = manifest.of(split)
         if args.limit:
-            data[split].rows = data[split].rows[: args.limit]
-        if not data[split].rows:
+            chosen.rows = chosen.rows[: args.limit]
+        if not chosen.rows:
             raise BadInput(
                 f"{args.data}: no triplet in split {split!r}; assign them with python -m data_prep.split."
             )
-        figures[split] = triplets.inspect(
-            data[split], channels, args.target, args.skip_bad, f"reading {split}"
-        )
+        figures[split] = triplets.inspect(chosen, channels, args.target, args.skip_bad, f"reading {split}")
         if not figures[split]["snow"] + figures[split]["snow_free"]:
             raise BadInput(f"{args.data}: split {split!r} has no labelled pixel (target {args.target}).")
     manifest.rows = data["train"].rows + data["val"].rows
@@ -47,11 +45,11 @@ def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
     return data, figures, channels
 
 
-# ---- learning --------------------------------------------------------------------------------------------------------
+# ---- learning ----------------------------------------------------------------------------------------------
 
 
 def optimise(learner, task, args, images, masks, step: int) -> float:
-    """One step on a batch, cut into --accumulate parts; returns its loss, and leaves the net alone if that is not finite."""
+    """One step on a batch, in --accumulate parts; returns its loss; the net stays as it is if not finite."""
     import torch
 
     from models import losses, training
@@ -94,7 +92,7 @@ def evaluate(learner, task, args, batches) -> dict:
 
 
 def train_one_epoch(learner, task, args, batches, progress, stop, save_last) -> dict:
-    """Go through the rest of the epoch; returns mean loss, and how much of the time went into waiting for data."""
+    """Go through the rest of the epoch; returns mean loss, and the share of time spent waiting for data."""
     learner.net.train()
     began = mark = said = time.time()
     waited, first = 0.0, progress["step"]
@@ -103,8 +101,8 @@ def train_one_epoch(learner, task, args, batches, progress, stop, save_last) -> 
         loss = optimise(learner, task, args, images, masks, progress["step"])
         if not math.isfinite(loss):
             raise SystemExit(
-                f"train_unet.py: loss is {loss} at step {progress['step']}; stopped before it could spoil the "
-                "weights, last.pt is sound. Lower --learning-rate or pass --amp off."
+                f"train_unet.py: loss is {loss} at step {progress['step']}; stopped before it could spoil "
+                "the weights, last.pt is sound. Lower --learning-rate or pass --amp off."
             )
         progress["step"], progress["batch"] = progress["step"] + 1, progress["batch"] + 1
         progress["loss_sum"] += loss
@@ -112,9 +110,10 @@ def train_one_epoch(learner, task, args, batches, progress, stop, save_last) -> 
         if mark - said > 15:
             said, pace = mark, (mark - began) / (progress["step"] - first)
             minutes = pace * (learner.steps - progress["step"]) / 60
+            at = f"epoch {progress['epoch'] + 1}/{args.epochs} step {progress['step']}/{learner.steps}"
             runs.say(
-                f"epoch {progress['epoch'] + 1}/{args.epochs} step {progress['step']}/{learner.steps} loss {loss:.4f}"
-                f"  {pace:.2f} s a step, data {waited / (mark - began):.0%}, about {minutes:.1f} min to go"
+                f"{at} loss {loss:.4f}  {pace:.2f} s a step, data {waited / (mark - began):.0%}, "
+                f"about {minutes:.1f} min to go"
             )
         if stop.requested:
             save_last()
@@ -178,9 +177,8 @@ def fit(args, run, learner, task, data, contract) -> dict:
         improved = better(record, progress["best"])
         if improved:
             threshold = 0.5 if record["threshold"] is None else record["threshold"]
-            progress["best"] = {
-                "epoch": epoch, "iou": record["val"]["iou"], "loss": record["val_loss"], "threshold": threshold,
-            }  # fmt: skip
+            scores = {"iou": record["val"]["iou"], "loss": record["val_loss"]}
+            progress["best"] = {"epoch": epoch, **scores, "threshold": threshold}
             save("best.pt", weights=learner.average.net.state_dict())
         save_last()
         records.append({"epoch": epoch, **record, "peak_memory_mib": runs.peak_memory_mib()})
@@ -194,12 +192,8 @@ def fit(args, run, learner, task, data, contract) -> dict:
     title = f"U-Net, width {args.width}, {', '.join(task['channels'])}"
     pictures.training_curves(args.out / "curves.png", records, title)
     best = next(record for record in records if record["epoch"] == progress["best"]["epoch"])
-    return {
-        "best": progress["best"],
-        "val": best["val"],
-        "epochs": progress["epoch"],
-        "steps": progress["step"],
-    }
+    done = {"epochs": progress["epoch"], "steps": progress["step"]}
+    return {"best": progress["best"], "val": best["val"], **done}
 
 
 def say_epoch(args, record: dict, improved: bool) -> None:
@@ -223,10 +217,8 @@ def resume(learner, path: Path, contract: dict) -> dict:
     except training.CheckpointError as error:
         raise BadInput(f"{error}; pass --overwrite to start anew.") from None
     except (KeyError, RuntimeError, ValueError) as error:
-        raise BadInput(
-            f"{path}: does not fit these arguments ({str(error).splitlines()[0]}); pass --overwrite to start "
-            "anew."
-        ) from None
+        why = f"does not fit these arguments ({str(error).splitlines()[0]})"
+        raise BadInput(f"{path}: {why}; pass --overwrite to start anew.") from None
     runs.say(f"going on from {path}: epoch {saved['progress']['epoch']}, step {saved['progress']['step']}")
     return saved["progress"]
 
@@ -239,14 +231,8 @@ def out_of_memory(args, learner, task, size: int) -> str:
 
     def trial(batch):
         images = torch.zeros(batch, len(task["channels"]), size, size)
-        optimise(
-            learner,
-            task,
-            argparse.Namespace(**{**vars(args), "accumulate": 1}),
-            images,
-            torch.zeros(batch, size, size, dtype=torch.uint8),
-            0,
-        )
+        masks = torch.zeros(batch, size, size, dtype=torch.uint8)
+        optimise(learner, task, argparse.Namespace(**{**vars(args), "accumulate": 1}), images, masks, 0)
 
     at_a_time = -(-args.batch // args.accumulate)
     fits = training.batch_that_fits(trial, at_a_time)
@@ -258,34 +244,26 @@ def out_of_memory(args, learner, task, size: int) -> str:
     return f"train_unet.py: out of memory with {at_a_time} images of {size} px at a time; {advice}."
 
 
-# ---- the job ---------------------------------------------------------------------------------------------------------
+# ---- the job -----------------------------------------------------------------------------------------------
 
 
 def get_parser():
-    parser = runs.get_parser(
-        __doc__, *runs.COMMON, data="a triplets folder with splits, or the original's folders"
-    )
-    add = parser.add_argument
+    parser = runs.get_parser(__doc__, *runs.COMMON, data="triplets folder with splits, or the original's")
+    add, number = parser.add_argument, {"type": int, "metavar": "N"}
     add(
         "--bands",
         metavar="A,B",
         help="input channels, e.g. vv,vh,vh-vv,incidence-angle (default vv,vh; grey for PNGs)",
     )
     add("--target", choices=("total", "wet"), default="total")
-    add(
-        "--width",
-        type=int,
-        default=16,
-        metavar="N",
-        help="channels at full resolution; 64 is the original's size",
-    )
-    add("--depth", type=int, default=4, metavar="N", help="halvings of the resolution")
+    add("--width", **number, default=16, help="channels at full resolution; 64 is the original's size")
+    add("--depth", **number, default=4, help="halvings of the resolution")
     add("--norm", choices=("batch", "group"), default="batch")
     add("--init", type=Path, metavar="PT", help="start from those weights of a checkpoint that fit")
     add("--resume", type=Path, metavar="PT", help="go on from this last.pt if --out holds none")
-    add("--epochs", type=int, default=40, metavar="N")
-    add("--batch", type=int, default=8, metavar="N", help="images a step")
-    add("--accumulate", type=int, default=1, metavar="N", help="parts a batch is cut into, to save memory")
+    add("--epochs", **number, default=40)
+    add("--batch", **number, default=8, help="images a step")
+    add("--accumulate", **number, default=1, help="parts a batch is cut into, to save memory")
     add(
         "--crop",
         type=int,
@@ -302,26 +280,10 @@ def get_parser():
     add("--learning-rate", type=float, default=1e-3, metavar="X")
     add("--weight-decay", type=float, default=1e-2, metavar="X")
     add("--warm-up", type=float, default=0.05, metavar="S", help="share of the steps")
-    add(
-        "--ema",
-        type=float,
-        default=0.99,
-        metavar="X",
-        help="decay of the weight average, which is what is kept",
-    )
-    add(
-        "--patience",
-        type=int,
-        default=0,
-        metavar="N",
-        help="stop after N epochs without a better one; 0 = never",
-    )
-    add(
-        "--augment",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="random quarter turns and mirrors, gain",
-    )
+    add("--ema", type=float, default=0.99, metavar="X", help="decay of the weight average that is kept")
+    add("--patience", **number, default=0, help="stop after N epochs without a better one; 0 = never")
+    switch = argparse.BooleanOptionalAction
+    add("--augment", action=switch, default=True, help="random quarter turns and mirrors, gain")
     add("--gain-db", type=float, default=0.5, metavar="DB", help="random radiometric gain, plus or minus")
     add("--stop-after", type=int, metavar="EPOCH", help="save and exit 75 after this epoch, to go on later")
     add("--compile", action="store_true", help="torch.compile the net")
@@ -385,6 +347,7 @@ def main(args) -> int:
     steps_per_epoch = len(batches.shuffled(len(rows), args.batch, 0, 0))
     weight = {"none": 1.0, "balanced": min(100.0, max(0.01, train["snow_free"] / max(1, train["snow"])))}
 
+    training.keep_memory(huge_pages=True)
     torch.manual_seed(args.seed)
     net = UNet(len(channels), args.width, args.depth, args.norm)
     if args.init:
@@ -394,15 +357,9 @@ def main(args) -> int:
             raise BadInput(f"--init {error}.") from None
         runs.say(f"{taken} of {len(net.state_dict())} tensors start from {args.init}")
     steps = steps_per_epoch * args.epochs
+    warm_up = max(1, round(args.warm_up * steps))
     learner = training.Learner(
-        net,
-        device,
-        dtype,
-        args.learning_rate,
-        args.weight_decay,
-        args.ema,
-        steps,
-        max(1, round(args.warm_up * steps)),
+        net, device, dtype, args.learning_rate, args.weight_decay, args.ema, steps, warm_up
     )
     task = {
         "channels": channels,
@@ -422,8 +379,9 @@ def main(args) -> int:
         "tile": size,
     }
     runs.say(
-        f"U-Net of {count_parameters(net) / 1e6:.2f} M parameters on {device.type}, {dtype or torch.float32}; "
-        f"{len(rows)} triplets train, {len(data['val'].rows)} val; {steps} steps of {args.batch} x {size} px"
+        f"U-Net of {count_parameters(net) / 1e6:.2f} M parameters on {device.type}, "
+        f"{dtype or torch.float32}; {len(rows)} triplets train, {len(data['val'].rows)} val; "
+        f"{steps} steps of {args.batch} x {size} px"
     )
     for split, f in figures.items():
         if not f["snow"] or not f["snow_free"]:

@@ -12,8 +12,8 @@ from data_prep import runs, triplets
 class TripletDataset:
     """Image float32 (C, size, size) with NaN for no data, mask uint8 (size, size), by key (epoch, index).
 
-    Crop, dihedral flip and gain are functions of (seed, epoch, index) alone, so no worker count changes them. Without
-    `size` a triplet comes whole and as it is. Tiles smaller than `size` are padded with NaN and 255.
+    Crop, dihedral flip and gain are functions of (seed, epoch, index) alone, so no worker count changes them.
+    Without `size` a triplet comes whole and as it is. Tiles smaller than `size` are padded with NaN and 255.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TripletDataset:
 
 
 def shuffled(count: int, batch: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
-    """Keys of the epoch's full batches (or of one smaller batch); the order is a function of (seed, epoch)."""
+    """Keys of the epoch's full batches (or of one smaller one); the order is a function of (seed, epoch)."""
     order = torch.randperm(count, generator=generator(seed, epoch)).tolist()
     batches = [order[start : start + batch] for start in range(0, max(1, count // batch) * batch, batch)]
     return [[(epoch, index) for index in indices] for indices in batches]

@@ -1,4 +1,4 @@
-"""The data-set card: what a set of triplets is, where it comes from, under which licence, how to check and cite it."""
+"""The data-set card: what a set of triplets is, its sources and licences, how to check and cite it."""
 
 import csv
 import hashlib
@@ -44,12 +44,16 @@ def write(folder: Path, sites: list[Path], arguments: dict) -> None:
         folder / "DATASET_CARD.md",
         f"""# Snow triplets from Sentinel-1 and Sentinel-2
 
-{sum(counts.values())} triplets (radar backscatter in dB, RGB picture, snow mask) of {len(counts)} sites, {min(dates, default="-")} to
-{max(dates, default="-")}. Snow covers {snow / valid if valid else 0:.1%} of the {valid:,.0f} labelled pixels.
+{sum(counts.values())} triplets (radar backscatter in dB, RGB picture, snow mask) of {len(counts)} sites,
+{min(dates, default="-")} to {max(dates, default="-")}.
+Snow covers {snow / valid if valid else 0:.1%} of the {valid:,.0f} labelled pixels.
 
-- Masks are optical: snow index `{arguments["index"]}`. They err under trees, in shadow and near clouds; they are not ground truth.
-- Radar and optical passes lie at most {arguments["max_gap_hours"]:g} hours apart (`gap_hours` in triplets.csv).
-- Split by site before training: tiles of a site share their ground. Files: see triplets.csv; checksums: `sha256sum -c SHA256SUMS`.
+- Masks are optical: snow index `{arguments["index"]}`.
+  They err under trees, in shadow and near clouds; they are not ground truth.
+- Radar and optical passes lie at most {arguments["max_gap_hours"]:g} hours apart
+  (`gap_hours` in triplets.csv).
+- Split by site before training: tiles of a site share their ground.
+  Files: see triplets.csv; checksums: `sha256sum -c SHA256SUMS`.
 
 | site | latitude | longitude | triplets |
 |---|---|---|---|

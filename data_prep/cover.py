@@ -1,4 +1,4 @@
-"""Snow cover from masks: valid and snow pixels, fraction and area of a site on a date, whole and by elevation."""
+"""Snow cover from masks: valid and snow pixels, fraction, area by site and date, whole and by elevation."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def row(key: dict, valid: int, snow: int, pixel_km2: float, **more) -> dict:
 
 
 def count(total: dict, mask: np.ndarray, elevation: np.ndarray | None, step_m: int) -> None:
-    """Add the valid and snow pixels of a mask (H, W) to total[None] and, with elevation, to total[lower edge in m]."""
+    """Add a mask's (H, W) valid and snow pixels to total[None] and, by elevation, total[lower edge in m]."""
     valid, snow = mask != NO_DATA, mask == 1
     add(total, None, valid.sum(), snow.sum())
     if elevation is not None:
@@ -46,7 +46,7 @@ def rows(key: dict, total: dict, pixel_km2: float, step_m: int) -> tuple[dict, l
 
 
 def write(out: Path, whole: list[dict], by_elevation: list[dict]) -> None:
-    """snow_cover.csv in order of site, date and orbit, and snow_cover_by_elevation.csv where there is elevation."""
+    """snow_cover.csv by site, date and orbit, and snow_cover_by_elevation.csv where there is elevation."""
     whole = sorted(whole, key=lambda r: (r["site"], r["date"], str(r["relative_orbit"])))
     write_csv(out / "snow_cover.csv", (*KEY, *FIGURES), whole)
     if by_elevation:

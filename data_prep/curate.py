@@ -2,8 +2,9 @@
 
     python -m data_prep.curate --data data/sample/scenes --out runs/default/2_curate
 
-In: scenes/<site>/{site.json,s1/*.tif,s2/*.tif,[dem.tif],[landcover.tif]}. Out: triplets.csv, sar/, rgb/, mask/, [dem/],
-[landcover/], [ref/], rejected.csv, flagged.csv, curation.json, contact sheets. Interrupted, it goes on where it was.
+In: scenes/<site>/{site.json,s1/*.tif,s2/*.tif,[dem.tif],[landcover.tif]}. Out: triplets.csv, sar/, rgb/,
+mask/, [dem/], [landcover/], [ref/], rejected.csv, flagged.csv, curation.json, contact sheets. Interrupted, it
+goes on where it was.
 """
 
 import csv
@@ -19,24 +20,11 @@ from data_prep.runs import BadInput
 
 DUPLICATE_DB = 0.5  # mean difference over sampled pixels; independent speckle of 4.4 looks differs by 3 dB
 SHIFT_PX, SHIFT_RESPONSE = 3.0, 0.15  # found on the sample: true pairs stay below either
-REJECTED_COLUMNS = (
-    "site",
-    "s1",
-    "s2",
-    "row",
-    "col",
-    "rule",
-    "reason",
-    "gap_hours",
-    "radar_share",
-    "optical_share",
-    "cloud_share",
-    "valid_fraction",
-    "snow_fraction",
-)
+SHARES = ("radar_share", "optical_share", "cloud_share", "valid_fraction", "snow_fraction")
+REJECTED_COLUMNS = ("site", "s1", "s2", "row", "col", "rule", "reason", "gap_hours", *SHARES)
 
 
-# ---- one pair ----------------------------------------------------------------------------------------------------------
+# ---- one pair ----------------------------------------------------------------------------------------------
 
 
 def work(task) -> list[dict]:
@@ -64,18 +52,8 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
     from data_prep import pairs, rasters
 
     tile = pairs.judge_tile(pair, box, args)
-    figures = {
-        name: tile[name]
-        for name in ("radar_share", "optical_share", "cloud_share", "valid_fraction", "snow_fraction")
-    }
-    record = {
-        "row": box[0],
-        "col": box[1],
-        "height": box[2],
-        "width": box[3],
-        **figures,
-        "rule": tile["rule"],
-    }
+    record = dict(zip(("row", "col", "height", "width"), box, strict=True))
+    record |= {name: tile[name] for name in (*SHARES, "rule")}
     if tile["rule"]:
         return {**record, "reason": pairs.RULES[tile["rule"]]}
     name = f"{s1.site}_{s1.path.stem}_{s2.path.stem}_r{box[0]:05d}c{box[1]:05d}"
@@ -127,7 +105,7 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
     }
 
 
-# ---- the journal, and what it becomes --------------------------------------------------------------------------------
+# ---- the journal, and what it becomes ----------------------------------------------------------------------
 
 
 def open_journal(path: Path) -> dict[int, int]:
@@ -145,7 +123,7 @@ def open_journal(path: Path) -> dict[int, int]:
 
 
 def process(args, run, journal: Path) -> dict[int, int]:
-    """Work through all candidates, `--workers` at a time, and return where each one's line lies in the journal."""
+    """Work through all candidates, `--workers` at a time; returns where each one's journal line lies."""
     from data_prep import pairs
 
     total = sum(1 for _ in itertools.islice(pairs.candidates(args), args.limit))
@@ -207,7 +185,7 @@ def records_by_site(journal: Path, places: dict[int, int]):
 
 
 def drop_repeats(records: list[dict]) -> None:
-    """Mark kept records of one site whose radar tile is already kept: another optical date, or a second delivery."""
+    """Mark a site's kept records whose radar tile is kept already: other optical date, or second delivery."""
     import numpy as np
 
     from data_prep import pairs
@@ -237,7 +215,7 @@ def remove_files(record: dict, out: Path) -> None:
 
 
 def write_tables(args, journal: Path, places: dict[int, int]) -> dict:
-    """triplets.csv, rejected.csv, flagged.csv, streamed site by site; returns the funnel and samples for the sheets."""
+    """triplets.csv, rejected.csv, flagged.csv, site by site; returns the funnel and the sheets' samples."""
     from data_prep import sheets
     from data_prep.triplets import COLUMNS
 
@@ -281,7 +259,7 @@ def write_tables(args, journal: Path, places: dict[int, int]) -> dict:
     return {"funnel": funnel, "samples": samples}
 
 
-# ---- the job ---------------------------------------------------------------------------------------------------------
+# ---- the job -----------------------------------------------------------------------------------------------
 
 
 def get_parser():
@@ -352,7 +330,8 @@ def check(args) -> None:
         or args.sheet < 1
     ):
         raise BadInput(
-            "--tile must be at least 16, --resolution-m, --looks and --sheet positive, --max-gap-hours not negative."
+            "--tile must be at least 16, --resolution-m, --looks and --sheet positive, "
+            "--max-gap-hours not negative."
         )
     if not all(1 <= month <= 12 for month in args.snow_season):
         raise BadInput(f"--snow-season {args.snow_season[0]} {args.snow_season[1]}: months are 1 to 12.")
@@ -372,9 +351,8 @@ def main(args) -> int:
         return runs.DONE
     if args.dry_run:
         found = [isinstance(c, dict) for c in itertools.islice(pairs.candidates(args), args.limit)]
-        runs.say(
-            f"{len(sites)} sites, {found.count(False)} pairs to cut into tiles, {found.count(True)} scenes without a partner"
-        )
+        cut, alone = found.count(False), found.count(True)
+        runs.say(f"{len(sites)} sites, {cut} pairs to cut into tiles, {alone} scenes without a partner")
         return runs.DONE
     run.begin()
     journal = args.out / "journal.jsonl"

@@ -1,4 +1,4 @@
-"""From two scenes to judged tiles: which radar goes with which optical scene, one grid, one mask, the rules of curation."""
+"""From two scenes to judged tiles: which radar goes with which optical, one grid, one mask, the rules."""
 
 import datetime
 import itertools
@@ -24,7 +24,7 @@ RULES = {  # in the order in which they are applied; the first that fails names 
 }
 
 
-# ---- candidates ------------------------------------------------------------------------------------------------------
+# ---- candidates --------------------------------------------------------------------------------------------
 
 
 def gap_hours(s1, s2) -> float:
@@ -39,7 +39,7 @@ def gap_hours(s1, s2) -> float:
 
 
 def candidates(args):
-    """Yield, site by site in order of name: (site folder, s1, s2, gap) to work on, or a rejection as a dict."""
+    """Yield, by site in order of name: (site folder, s1, s2, gap) to work on, or a rejection as a dict."""
     for site in scenes.list_sites(args.data):
         found = {sensor: scenes.list_scenes(site, sensor) for sensor in ("s1", "s2")}
         partnered = set()
@@ -68,7 +68,7 @@ def candidates(args):
 
 
 def tiles_of(height: int, width: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """(row, col, height, width) of tiles without overlap; edge tiles of at least half a tile keep their own size."""
+    """(row, col, height, width) of tiles without overlap; edge tiles of at least half keep their size."""
 
     def cuts(length):
         if length <= tile:
@@ -81,7 +81,7 @@ def tiles_of(height: int, width: int, tile: int) -> list[tuple[int, int, int, in
     return [(row, col, h, w) for row, h in cuts(height) for col, w in cuts(width)]
 
 
-# ---- one pair of scenes ----------------------------------------------------------------------------------------------
+# ---- one pair of scenes ------------------------------------------------------------------------------------
 
 
 def open_pair(site: Path, s1, s2, args) -> dict:

@@ -1,4 +1,4 @@
-"""Figures people look at: contact sheets, overlays, curves, histograms. Colours are from Okabe and Ito's safe palette."""
+"""Figures people look at: contact sheets, overlays, curves, histograms, in Okabe and Ito's safe palette."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def mask_colours(mask: np.ndarray) -> np.ndarray:
 
 
 def error_colours(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3): where a mask agrees with the reference, misses snow, or marks snow that is not there."""
+    """uint8 (H, W, 3): where a mask agrees with the reference, misses snow, or marks snow not there."""
     image = np.full((*truth.shape, 3), NO_DATA_COLOUR, np.uint8)
     valid = (truth != 255) & (predicted != 255)
     for (is_snow, marked), colour in {
@@ -69,7 +69,7 @@ def key(fig, colours: dict[str, tuple]) -> None:
 
 
 def contact_sheet(path: Path, panels: list[dict], title: str, columns: int = 3) -> None:
-    """Rows of triplets, each as SAR, RGB and mask side by side under a caption; panels hold sar, rgb, mask, caption."""
+    """Rows of triplets: SAR, RGB, mask side by side under a caption; panels hold sar, rgb, mask, caption."""
     count = max(1, len(panels))
     rows = -(-count // columns)
     fig = figure(3.6 * columns, 1.62 * rows + 0.7)
@@ -100,7 +100,7 @@ def contact_sheet(path: Path, panels: list[dict], title: str, columns: int = 3) 
 
 
 def overlays(path: Path, panels: list[dict], title: str) -> None:
-    """One row a triplet: SAR, RGB, reference mask, probability, errors; panels hold these arrays and a caption."""
+    """One row a triplet: SAR, RGB, reference mask, probability, errors; panels hold these and a caption."""
     from mpl_toolkits.axes_grid1.inset_locator import inset_axes
 
     kinds = ("sar", "rgb", "reference mask", "probability", "errors")

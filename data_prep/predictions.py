@@ -19,7 +19,7 @@ def probability_bytes(probability: np.ndarray) -> np.ndarray:
 
 
 def write(out: Path, row: dict, probability: np.ndarray, mask: np.ndarray, **tags) -> float | None:
-    """Write a triplet's mask (0, 1, 255) and probability; returns the area of a pixel in km2 where it is known.
+    """Write a triplet's mask (0, 1, 255) and probability; returns the area of a pixel in km2 where known.
 
     The original's PNG triplets give PNG masks of 0 and 255, as they are.
     """

@@ -1,4 +1,4 @@
-"""Rasters in and out: bands by description, units and backscatter by tag, CRS and nodata always, whole or by window."""
+"""Rasters whole or by window: bands by description, units and backscatter by tag, CRS and nodata always."""
 
 import contextlib
 from dataclasses import dataclass, replace
@@ -109,7 +109,7 @@ def need_crs(raster: Raster) -> None:
 
 
 def open_radar(path: Path, units: str | None = None, backscatter: str | None = None) -> Raster:
-    """Header of a Sentinel-1 raster, checked: VV or VH, CRS, units and backscatter tags, values that fit the units.
+    """Header of a Sentinel-1 raster, checked: VV or VH, CRS, units and backscatter tags, values that fit.
 
     units and backscatter state what the file's tags leave out.
     """
@@ -154,10 +154,10 @@ def open_optical(path: Path) -> Raster:
 
 
 def read(raster: Raster, bands, window=None, max_pixels: int | None = None, raw: bool = False) -> np.ndarray:
-    """float32 (bands, H, W) of a window (row, col, height, width), NaN where there is no data, classes as they are.
+    """float32 (bands, H, W) of a window (row, col, height, width), NaN = no data, classes as they are.
 
-    max_pixels: read a decimated view of at most about so many pixels. raw: leave no data as it is written. Infinite values
-    are a BadInput.
+    max_pixels: read a decimated view of at most about so many pixels. raw: leave no data as it is written.
+    Infinite values are a BadInput.
     """
     need_bands(raster, tuple(bands))
     numbers = [raster.bands.index(name) + 1 for name in bands]
@@ -259,7 +259,7 @@ def utm_grid(grid: Grid, resolution_m: float) -> Grid:
     return Grid(crs, Affine(resolution_m, 0, left, 0, -resolution_m, top), max(1, height), max(1, width))
 
 
-# ---- writing ---------------------------------------------------------------------------------------------------------
+# ---- writing -----------------------------------------------------------------------------------------------
 
 
 def profile(grid: Grid, count: int, dtype: str, nodata: float, **more) -> dict:
@@ -346,7 +346,7 @@ def cog_writer(
         draft.unlink(missing_ok=True)
 
 
-# ---- pictures and arrays that carry no tags --------------------------------------------------------------------------
+# ---- pictures and arrays that carry no tags ----------------------------------------------------------------
 
 
 def read_png(path: Path) -> np.ndarray:

@@ -1,33 +1,38 @@
-"""Same-track references: the mean backscatter of a relative orbit over dates chosen by the calendar, never by a label."""
+"""Same-track references: mean backscatter of an orbit over dates chosen by calendar, never by label."""
 
 from pathlib import Path
 
 import numpy as np
 
 from data_prep import rasters, sar, scenes
-from data_prep.runs import BadInput
+from data_prep.runs import BadInput, say
 
-RULES = {
-    "summer": (7, 8, 9)
-}  # northern months; six later in the south: the ground is as free of snow as it gets
+RULES = {"summer": (7, 8, 9)}  # northern months, six later in the south: the ground at its barest
 BLOCK = 1024
 
 
-def reference_dates(found: list[scenes.Scene], latitude: float, rule: str) -> dict[str, list[scenes.Scene]]:
-    """Scenes of each relative orbit whose month belongs to the rule; scenes without a known orbit give none."""
-    months = RULES[rule] if latitude >= 0 else tuple((month + 5) % 12 + 1 for month in RULES[rule])
+def reference_dates(found: list[scenes.Scene], latitude: float, args) -> dict[str, list[scenes.Scene]]:
+    """Scenes of each relative orbit whose month belongs to the rule; scenes of unknown orbit give none."""
+    months = RULES[args.reference]
+    if latitude < 0:
+        months = tuple((month + 5) % 12 + 1 for month in months)
     groups: dict[str, list[scenes.Scene]] = {}
-    for scene in found:
-        orbit = scenes.relative_orbit(rasters.open_header(scene.path), scene)
-        if orbit and int(scene.date[5:7]) in months:
-            groups.setdefault(orbit, []).append(scene)
+    for scene in (scene for scene in found if int(scene.date[5:7]) in months):
+        try:
+            raster = rasters.open_radar(scene.path, args.units, args.backscatter)
+            if orbit := scenes.relative_orbit(raster, scene):
+                groups.setdefault(orbit, []).append(scene)
+        except BadInput as error:
+            if not args.skip_bad:
+                raise
+            say(f"left out of the reference: {error}")
     return groups
 
 
 def write_reference(
     path: Path, group: list[scenes.Scene], rule: str, units: str | None, backscatter: str | None
 ) -> None:
-    """Average the scenes in linear power, block by block, on the first one's grid; VV_ref and VH_ref in dB."""
+    """Average the scenes in linear power, block by block, on the first's grid; VV_ref and VH_ref in dB."""
     images = [rasters.open_radar(scene.path, units, backscatter) for scene in group]
     first = images[0]
     for raster in images[1:]:
@@ -60,11 +65,10 @@ def write_reference(
 
 
 def write_all(sites: list[Path], args) -> None:
-    """References of every site's tracks into <out>/ref/<site>/<orbit>_<rule>.tif; those already there are kept."""
+    """References of all sites' tracks into <out>/ref/<site>/<orbit>_<rule>.tif; those already there stay."""
     for site in sites:
-        groups = reference_dates(
-            scenes.list_scenes(site, "s1"), scenes.read_site(site)["latitude"], args.reference
-        )
+        latitude = scenes.read_site(site)["latitude"]
+        groups = reference_dates(scenes.list_scenes(site, "s1"), latitude, args)
         for orbit, group in groups.items():
             path = args.out / "ref" / site.name / f"{orbit}_{args.reference}.tif"
             if not path.exists():

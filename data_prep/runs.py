@@ -37,7 +37,7 @@ class Interrupted(Exception):
     """The job was told to stop, saved its state and can be resumed."""
 
 
-# ---- arguments -------------------------------------------------------------------------------------------------------
+# ---- arguments ---------------------------------------------------------------------------------------------
 
 COMMON = {
     "--data": {"type": Path, "required": True, "metavar": "PATH"},
@@ -123,7 +123,8 @@ def start(main, parser: argparse.ArgumentParser, argv: list[str] | None = None) 
             raise
         where = error.filename2 or error.filename or getattr(locals().get("args"), "out", "the output")
         print(
-            f"{job}: {where}: {error.strerror}; nothing half-written was left. Free space or choose another --out.",
+            f"{job}: {where}: {error.strerror}; nothing half-written was left. "
+            "Free space or choose another --out.",
             file=sys.stderr,
         )
         return BAD_INPUT
@@ -154,7 +155,7 @@ def ignore_signals(*_):
         signal.signal(number, signal.SIG_IGN)
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files -------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -197,7 +198,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def plain(value):
-    """`value` as strict JSON can hold it: paths as text, numpy numbers as numbers, NaN and infinities as null."""
+    """`value` as strict JSON holds it: paths as text, numpy numbers as numbers, NaN and infinity as null."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
@@ -222,7 +223,7 @@ def write_csv(path: Path, columns, rows) -> None:
 
 
 def fingerprint(path: Path) -> dict:
-    """What tells one input from another: a content hash for small tables and checkpoints, else names, sizes, times."""
+    """What tells inputs apart: a content hash for small tables and checkpoints, else names, sizes, times."""
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder.")
@@ -243,7 +244,7 @@ def fingerprint(path: Path) -> dict:
     return {"path": str(path), "files": count, "bytes": size, "sha256_of_listing": digest.hexdigest()}
 
 
-# ---- a run -----------------------------------------------------------------------------------------------------------
+# ---- a run -------------------------------------------------------------------------------------------------
 
 
 class Run:
@@ -256,7 +257,7 @@ class Run:
         self.inputs = {str(path): fingerprint(path) for path in inputs}
 
     def finished(self) -> bool:
-        """True if `out` already holds this very result (then it is printed again); refuses to mix with another."""
+        """True if `out` holds this very result already (then printed again); refuses to mix with another."""
         for name in ("result.json", "args.json"):
             if self.overwrite or not (self.out / name).exists():
                 continue
@@ -297,7 +298,7 @@ class Run:
             stream.write(json.dumps(plain({"time": round(time.time(), 3), **fields})) + "\n")
 
     def cut_log(self, keep) -> list[dict]:
-        """Records of log.jsonl for which keep(record); the rest, and a line cut short by a kill, are taken off the file."""
+        """Records of log.jsonl for which keep(record); the rest, and a line cut by a kill, are removed."""
         path, records = self.out / "log.jsonl", []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError):
@@ -399,7 +400,5 @@ def progress(items, total: int, label: str, every_s: float = 15):
         yield item
         now = time.time()
         if now - said >= every_s:
-            said = now
-            say(
-                f"{label} {done}/{total}, {now - began:.0f} s, about {(now - began) / done * (total - done):.0f} s to go"
-            )
+            said, spent = now, now - began
+            say(f"{label} {done}/{total}, {spent:.0f} s, about {spent / done * (total - done):.0f} s to go")

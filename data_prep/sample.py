@@ -2,7 +2,8 @@
 
     python -m data_prep.sample --out data/sample
 
-In: the package bigearthnet_common 2.8.0, by pip or as a wheel (--wheel). Out: <out>/scenes/<site>/{site.json,s1,s2}.
+In: the package bigearthnet_common 2.8.0, by pip or as a wheel (--wheel).
+Out: <out>/scenes/<site>/{site.json,s1,s2}.
 The pairs are plumbing for the chain, 1.2 km wide each; they are too few to learn or to judge anything from.
 """
 
@@ -55,7 +56,7 @@ def fetch_wheel(folder: Path) -> Path:
 
 
 def read_archive(wheel: Path, sensor: str) -> dict[str, bytes]:
-    """Files of one example archive by name, in memory: links, odd sizes and names outside the pattern are refused."""
+    """Files of one example archive by name, in memory; links, odd sizes and odd names are refused."""
     with zipfile.ZipFile(wheel) as package:
         packed = package.read(ARCHIVES[sensor])
     files = {}

@@ -27,7 +27,7 @@ def to_linear(db: np.ndarray) -> np.ndarray:
 
 
 def unit_problem(values: np.ndarray, units: str) -> str | None:
-    """Say in words why these backscatter samples cannot be in `units` ("dB" or "linear"); None if they can."""
+    """Say why these backscatter samples cannot be in `units` ("dB" or "linear"); None if they can."""
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if units not in ("dB", "linear"):
@@ -37,18 +37,21 @@ def unit_problem(values: np.ndarray, units: str) -> str | None:
     low, middle, high = np.percentile(values, [1, 50, 99])
     if units == "dB":
         if low >= 0:
-            return f"units 'dB' but 99 % of the values are positive (median {middle:.3g}): linear power, or converted twice"
+            positive = f"99 % of the values are positive (median {middle:.3g})"
+            return f"units 'dB' but {positive}: linear power, or converted twice"
         if not PLAUSIBLE_DB[0] <= middle <= PLAUSIBLE_DB[1]:
-            return f"units 'dB' but the median is {middle:.3g}, outside {PLAUSIBLE_DB}: converted twice or another scale"
+            outside = f"the median is {middle:.3g}, outside {PLAUSIBLE_DB}"
+            return f"units 'dB' but {outside}: converted twice or another scale"
     elif low < 0:
         return f"units 'linear' but there are negative values (median {middle:.3g}): these look like dB"
     elif low > 0.9 or high > 1000:
-        return f"units 'linear' but 98 % of the values lie in {low:.3g}..{high:.3g}: converted twice or digital numbers"
+        span = f"98 % of the values lie in {low:.3g}..{high:.3g}"
+        return f"units 'linear' but {span}: converted twice or digital numbers"
     return None
 
 
 def clean_border(linear: np.ndarray, fringe_px: int = 2) -> np.ndarray:
-    """Set unlit pixels connected to the edge or to its no data to NaN, and `fringe_px` half-lit ones beside them.
+    """Set to NaN unlit pixels joined to the edge or its no data, and `fringe_px` half-lit ones beside them.
 
     linear: (H, W) power. A dark patch inside the scene is left alone: calm water and radar shadow are real.
     """
@@ -61,7 +64,7 @@ def clean_border(linear: np.ndarray, fringe_px: int = 2) -> np.ndarray:
 
 
 def lee(linear: np.ndarray, window: int = 7, looks: float = GRD_LOOKS) -> np.ndarray:
-    """Lee speckle filter (Lee 1980, 10.1109/TPAMI.1980.4766994) of power (H, W); no data stays and weighs nothing."""
+    """Lee filter (Lee 1980, 10.1109/TPAMI.1980.4766994) of power (H, W); no data stays, weighs nothing."""
     if window < 3 or window % 2 == 0 or looks <= 0:
         raise ValueError(
             f"lee(window={window}, looks={looks}): the window must be odd and >= 3, looks positive"
@@ -91,19 +94,19 @@ def stretch_limits(
 
 
 def stretch(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """uint8: 0 no data, 1..255 from the lower to the upper limit. Take the limits of the scene, not of the tile."""
+    """uint8: 0 no data, 1..255 from the lower to the upper limit. Take the scene's limits, not the tile's."""
     low, high = limits
     scaled = 1 + 254 * (np.nan_to_num(values, nan=low) - low) / (high - low)
     return np.where(np.isfinite(values), scaled.clip(1, 255).round(), 0).astype(np.uint8)
 
 
 def ratio_db(image_db: np.ndarray, reference_db: np.ndarray) -> np.ndarray:
-    """Image over same-track reference, in dB: below about -2 where snow is wet (Nagler and Rott 2016, 10.3390/rs8040348)."""
+    """Image over same-track reference, dB: about < -2 in wet snow (Nagler & Rott 2016, 10.3390/rs8040348)."""
     return image_db - reference_db
 
 
 def running_mean(total: np.ndarray | None, count: np.ndarray | None, linear: np.ndarray):
-    """Add one image (linear power, NaN = no data) to a sum and a count; mean = sum / count where count > 0."""
+    """Add an image (linear power, NaN = no data) to a sum and a count; mean = sum / count where count > 0."""
     valid = np.isfinite(linear)
     values = np.where(valid, linear, 0).astype(np.float64)
     return (values, valid.astype(np.int32)) if total is None else (total + values, count + valid)

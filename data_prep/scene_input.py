@@ -1,4 +1,4 @@
-"""The input of a model from a whole scene, window by window: the bands of a checkpoint's contract on one metric grid."""
+"""A model's input from a whole scene, window by window: the bands of its contract on one metric grid."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from data_prep.runs import BadInput
 class SceneInput:
     """Reads float32 (C, H, W) windows of a scene in the contract's bands and units; NaN = no data.
 
-    site: the scene's site folder, for dem.tif and ref/; None for a lone raster. A geographic grid is read on UTM
-    pixels of `resolution_m`. What the contract asks for and the scene lacks is a BadInput that names it.
+    site: the scene's site folder, for dem.tif and ref/; None for a lone raster. A geographic grid is read on
+    UTM pixels of `resolution_m`. What the contract asks for and the scene lacks is a BadInput that names it.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class SceneInput:
         found = self.raster.tags["backscatter"]
         if found != contract["backscatter"]:
             raise BadInput(
-                f"{path}: backscatter {found}, but the checkpoint was trained on {contract['backscatter']}; they "
-                "differ by several dB on slopes. Use a scene or a checkpoint of the same kind."
+                f"{path}: backscatter {found}, but the checkpoint was trained on {contract['backscatter']}; "
+                "they differ by several dB on slopes. Use a scene or a checkpoint of the same kind."
             )
         self.grid = self.raster.grid
         if self.grid.crs.is_geographic:
@@ -61,9 +61,10 @@ class SceneInput:
                 else sorted((folder or Path("-")).glob(f"{self.orbit}_*.tif"))
             )
             if not found or not found[0].exists():
+                name = "dem.tif" if kind == "dem" else f"ref/{self.orbit}_<rule>.tif"
                 raise BadInput(
-                    f"{self.raster.path}: the checkpoint needs band {plane}, and there is no {kind} file for it "
-                    f"({'dem.tif' if kind == 'dem' else f'ref/{self.orbit}_<rule>.tif'} beside the scenes)."
+                    f"{self.raster.path}: the checkpoint needs band {plane}, and there is no {kind} file for "
+                    f"it ({name} beside the scenes)."
                 )
             raster = rasters.open_header(found[0])
         if kind == "dem":

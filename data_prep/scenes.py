@@ -80,7 +80,7 @@ def list_scenes(site: Path, sensor: str) -> list[Scene]:
 
 
 def relative_orbit(raster: Raster, scene: Scene) -> str:
-    """The track, from the tags or the file's name; "" where neither says. It names files, so it must be a safe name."""
+    """The track, from the tags or the file's name, "" if neither says; a safe name, for it names files."""
     orbit = str(raster.tags.get("relative_orbit") or scene.orbit)
     if orbit and not SAFE_NAME.fullmatch(orbit):
         raise BadInput(f"{raster.path}: relative orbit {orbit!r} holds odd characters; mend the tag.")
@@ -99,7 +99,7 @@ def scene_limits(path: Path, band: str, units: str | None = None) -> tuple[float
 
 @functools.lru_cache(maxsize=32)
 def rgb_limits(path: Path) -> tuple[float, float]:
-    """Stretch limits common to B04, B03 and B02 of a whole scene, so that snow stays white; at least 0.2 apart."""
+    """Stretch limits common to B04, B03 and B02 of a scene, so that snow stays white; at least 0.2 apart."""
     raster = open_header(path)
     low, high = sar.stretch_limits(read(raster, ["B04", "B03", "B02"], max_pixels=1 << 20))
     return low, max(high, low + (0.2 if raster.units == "reflectance" else 2000))  # flat cloud keeps its grey

@@ -7,7 +7,7 @@ from data_prep.runs import BadInput
 
 
 def sample(sheet: list, record: dict, seen: Counter, size: int) -> None:
-    """Keep a sheet's worth of records: every rule and site is seen before any is seen twice, later ones thin out."""
+    """Keep a sheet's worth of records: every rule and site once before any twice, later ones thin out."""
     kind = (record["rule"], record["site"])
     seen[kind] += 1
     sheet.append((seen[kind], record))

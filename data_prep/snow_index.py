@@ -1,4 +1,4 @@
-"""Snow masks from optical reflectance. Needs numpy only; every array is (H, W), reflectance in 0..1, NaN = no data.
+"""Snow masks from optical reflectance. Needs numpy only; arrays are (H, W), reflectance 0..1, NaN = no data.
 
 bands = {name: reflectance(dn[name]) for name in ("B02", "B03", "B04", "B08", "B11")}
 mask = snow_mask(bands, rule="combined", cloud=cloud_from_scl(scl), snow_season=True)   # 0, 1, 255
@@ -35,7 +35,7 @@ QA60_BLANK = ("2022-01-25", "2024-02-28")  # processing baseline 04.00 until QA6
 
 
 def reflectance(dn: np.ndarray, offset: float = 0, scale: float = 10000) -> np.ndarray:
-    """Reflectance of digital numbers; offset is -1000 where baseline 04.00 (from 2022-01-25) was left uncorrected."""
+    """Reflectance of digital numbers; offset -1000 if baseline 04.00 (from 2022-01-25) is uncorrected."""
     return ((np.asarray(dn, np.float32) + np.float32(offset)) / np.float32(scale)).clip(0)
 
 
@@ -60,12 +60,12 @@ def ndvi(red: np.ndarray, nir: np.ndarray) -> np.ndarray:
 
 
 def fractional_snow_cover(ndsi_values: np.ndarray) -> np.ndarray:
-    """Snow-covered share of a 20 m pixel, 0..1, from NDSI (Gascoin 2020, 10.3390/rs12182904); 95 % interval about 0.38."""
+    """Snow share 0..1 of a 20 m pixel from NDSI (Gascoin 2020, 10.3390/rs12182904); 95 % interval ~0.38."""
     return 0.5 * np.tanh(2.65 * ndsi_values - 1.42) + 0.5
 
 
 def in_snow_season(month: int, latitude: float, first: int = 11, last: int = 5) -> bool:
-    """Is the month in the northern snow season first..last (wrapping), shifted by six months south of the equator?"""
+    """Is the month in the northern snow season first..last (wrapping), six months later in the south?"""
     month = month if latitude >= 0 else (month + 5) % 12 + 1
     return first <= month <= last if first <= last else month >= first or month <= last
 
@@ -118,10 +118,10 @@ def snow_mask(
 ) -> np.ndarray:
     """uint8 mask (H, W): 0 snow-free, 1 snow, 255 no data.
 
-    bands: B03, B08, B11 and, for "combined", B04. "ndsi": NDSI > 0.4 and B08 > 0.11. "ndfsi": NDFSI > 0.4. "combined":
-    ndsi, and in the snow season forest pixels (WorldCover tree cover, or NDVI > 0.1 without a land cover) with
-    NDFSI > 0.4 and NDSI > 0; what is still stopped by the water guard (NDSI > 0.4 but dark: water, or snow in shade) is
-    255. Cloud, missing bands and WorldCover water are 255 under every rule.
+    bands: B03, B08, B11 and, for "combined", B04. "ndsi": NDSI > 0.4 and B08 > 0.11. "ndfsi": NDFSI > 0.4.
+    "combined": ndsi, and in the snow season forest pixels (WorldCover tree cover, or NDVI > 0.1 without a
+    land cover) with NDFSI > 0.4 and NDSI > 0; what is still stopped by the water guard (NDSI > 0.4 but dark:
+    water, or snow in shade) is 255. Cloud, missing bands and WorldCover water are 255 under every rule.
     """
     if rule not in RULES:
         raise ValueError(f"rule {rule!r}: expected one of {', '.join(RULES)}")

@@ -2,8 +2,9 @@
 
     python -m data_prep.split --data runs/default/2_curate --out runs/default/3_split
 
-In: a triplets folder. Out: the same folder with its `split` column filled (files linked, not copied), split.csv with the
-class balance, class_balance.png. Triplets that belong to no side (buffers, mixed years) keep an empty split.
+In: a triplets folder. Out: the same folder with its `split` column filled (files linked, not copied),
+split.csv with the class balance, class_balance.png. Triplets that belong to no side (buffers, mixed years)
+keep an empty split.
 """
 
 import hashlib
@@ -24,15 +25,16 @@ def rank(seed: int, name: str) -> str:
 
 
 def deal(groups: dict[str, tuple[int, bool]], fractions: dict[str, float], seed: int) -> dict[str, str]:
-    """Deal groups (size, has snow) to splits in the order of the seed, always to the split that lacks most of its share.
+    """Deal groups (size, has snow) in the seed's order, each to the split that lacks most of its share.
 
-    Groups with snow are dealt first and on their own, so that every split gets some while they last; no split stays empty.
+    Groups with snow are dealt first and on their own, so that every split gets some while they last; no split
+    stays empty.
     """
     wanted = {name: fraction for name, fraction in fractions.items() if fraction > 0}
     if len(groups) < len(wanted):
         raise BadInput(
-            f"{len(groups)} group(s) of ground cannot fill {len(wanted)} splits ({', '.join(wanted)}); bring more sites, "
-            "or split by blocks or years."
+            f"{len(groups)} group(s) of ground cannot fill {len(wanted)} splits ({', '.join(wanted)}); "
+            "bring more sites, or split by blocks or years."
         )
     dealt: dict[str, str] = {}
     for snowy in (True, False):
@@ -61,7 +63,7 @@ def by_site(rows, args) -> list[str]:
 
 
 def snow_year(row) -> str:
-    """Hydrological year, named by the year in which it ends: October to September north, April to March south."""
+    """Hydrological year, named by the year it ends in: October to September north, April to March south."""
     month, year = int(row["date"][5:7]), int(row["date"][:4])
     first = 10 if float(row["latitude"]) >= 0 else 4
     return str(year + (month >= first))
@@ -91,7 +93,7 @@ def by_both(rows, args) -> list[str]:
 
 
 def by_block(rows, args) -> list[str]:
-    """Square blocks of ground dealt to splits; tiles within --buffer-m of another split's block are left out."""
+    """Square blocks of ground dealt to splits; tiles within --buffer-m of another split's block stay out."""
     boxes = footprints_m(rows)
     size = args.block_m
     names = [f"{math.floor((w + e) / 2 / size)},{math.floor((s + n) / 2 / size)}" for w, s, e, n in boxes]
@@ -112,7 +114,7 @@ METHODS = {"site": by_site, "year": by_year, "site-year": by_both, "block": by_b
 
 
 def footprints_m(rows) -> list[tuple[float, float, float, float]]:
-    """West, south, east, north of every tile in metres on a sphere (sinusoidal, so that areas and neighbours agree)."""
+    """West, south, east, north of every tile in metres (sinusoidal sphere: areas and neighbours agree)."""
     from data_prep import rasters
 
     boxes = []
@@ -221,12 +223,13 @@ def main(args) -> int:
     for name, row in table.items():
         share = "-" if row["snow_share"] is None else f"{row['snow_share']:.3f}"
         runs.say(
-            f"{name:6s} {row['triplets']:6d} triplets {row['sites']:4d} sites   snow {share} of labelled pixels, "
-            f"snow in {row['tiles_with_snow']} tiles"
+            f"{name:6s} {row['triplets']:6d} triplets {row['sites']:4d} sites   "
+            f"snow {share} of labelled pixels, snow in {row['tiles_with_snow']} tiles"
         )
     if args.by == "year":
         runs.say(
-            "split by year: the same ground is on both sides, in other winters; scores say nothing of new places"
+            "split by year: the same ground is on both sides, in other winters; "
+            "scores say nothing of new places"
         )
     if args.dry_run:
         return runs.DONE

@@ -46,7 +46,7 @@ TARGETS = {"total": "mask", "wet": "mask_wet"}
 FILES = ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
 NO_DATA = 255
 
-# An input channel: the planes it is made of, and how. Planes are bands of the SAR, reference and elevation rasters.
+# An input channel: the planes it is made of, and how. Planes are bands of SAR, reference and elevation files.
 CHANNELS = {
     "vv": (("VV",), lambda vv: vv),
     "vh": (("VH",), lambda vh: vh),
@@ -98,7 +98,8 @@ def read_manifest(folder: Path) -> Triplets:
         if (folder / "SAR").is_dir():
             return read_original(folder)
         raise BadInput(
-            f"{folder}: neither triplets.csv nor SAR/, Masks/ folders; make it with python -m data_prep.curate."
+            f"{folder}: neither triplets.csv nor SAR/, Masks/ folders; "
+            "make it with python -m data_prep.curate."
         )
     try:
         with open(path, newline="", encoding="utf-8") as stream:
@@ -178,16 +179,14 @@ def write_manifest(path: Path, rows) -> None:
         writer.writerows(rows)
 
 
-# ---- one triplet -----------------------------------------------------------------------------------------------------
+# ---- one triplet -------------------------------------------------------------------------------------------
 
 
 def check_channels(names) -> tuple[str, ...]:
     unknown = [name for name in names if name not in CHANNELS]
     if unknown or not names or len(set(names)) != len(names):
-        raise BadInput(
-            f"--bands {','.join(names)}: {'unknown ' + ', '.join(unknown) if unknown else 'empty or repeated'}; "
-            f"there are {', '.join(CHANNELS)}."
-        )
+        problem = f"unknown {', '.join(unknown)}" if unknown else "empty or repeated"
+        raise BadInput(f"--bands {','.join(names)}: {problem}; there are {', '.join(CHANNELS)}.")
     return tuple(names)
 
 
@@ -219,7 +218,8 @@ def read_image(row: dict, channels) -> np.ndarray:
         path = row[kind]
         if path is None:
             raise BadInput(
-                f"{row['id']}: has no {kind} file for band {', '.join(names)}; curate with one or choose --bands."
+                f"{row['id']}: has no {kind} file for band {', '.join(names)}; "
+                "curate with one or choose --bands."
             )
         if path.suffix == ".png":
             if names != ["grey"]:
@@ -287,10 +287,10 @@ def read_pair(row: dict, channels, target: str = "total") -> tuple[np.ndarray, n
 
 
 def inspect(triplets: Triplets, channels, target: str, skip_bad: bool, label: str) -> dict:
-    """Read every triplet once: drop or refuse bad ones; count, sum and square-sum each channel, count classes.
+    """Read every triplet once: drop or refuse bad ones; count, sum, square-sum each channel; count classes.
 
-    Returns mean and std per channel (list), labelled pixels of each class, images that have any, and leaves in `triplets`
-    what is good.
+    Returns mean and std per channel (list), labelled pixels of each class, images that have any, and leaves
+    in `triplets` what is good.
     """
 
     def look(row):

@@ -1,7 +1,7 @@
 """Segmentation losses over logits that ignore 255. Needs torch only.
 
-Each loss is a sum divided once by a count that the caller gives (of the whole batch, however it is cut into micro-batches or
-spread over processes), so accumulation and ranks change nothing. Sums are made in float32.
+Each loss is a sum divided once by a count that the caller gives (of the whole batch, however it is cut into
+micro-batches or spread over processes), so accumulation and ranks change nothing. Sums are made in float32.
 """
 
 import torch
@@ -27,10 +27,10 @@ def segmentation_loss(
     loss: str = "bce-dice",
     snow_weight: float = 1.0,
 ) -> torch.Tensor:
-    """Loss of logits (B, 1, H, W) or (B, H, W) against mask (B, H, W) of 0, 1, 255; a scalar, 0 if nothing is valid.
+    """Loss of logits (B, 1, H, W) or (B, H, W) against mask (B, H, W) of 0, 1, 255; 0 if nothing is valid.
 
-    pixels, images: counts of the global batch (count_valid). Pixel losses are divided by pixels, overlap losses, taken per
-    image, by images. snow_weight: weight of snow pixels in pixel losses.
+    pixels, images: counts of the global batch (count_valid). Pixel losses are divided by pixels, overlap
+    losses, taken per image, by images. snow_weight: weight of snow pixels in pixel losses.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r}: expected one of {', '.join(LOSSES)}")
@@ -48,7 +48,7 @@ def segmentation_loss(
 
 
 def pixel_loss(logits, snow, valid, focal: bool, snow_weight: float) -> torch.Tensor:
-    """Sum over valid pixels of the binary cross entropy, weighted by (1 - p of the true class)^gamma if focal."""
+    """Sum over valid pixels of binary cross entropy, weighted by (1 - p of the true class)^gamma if focal."""
     entropy = F.binary_cross_entropy_with_logits(logits, snow, reduction="none")
     weight = 1 + (snow_weight - 1) * snow
     if focal:
@@ -57,10 +57,10 @@ def pixel_loss(logits, snow, valid, focal: bool, snow_weight: float) -> torch.Te
 
 
 def overlap_loss(logits, snow, valid, missed: float, false: float, smooth: float = 1.0) -> torch.Tensor:
-    """Sum over images with labels of 1 - (overlap + s) / (overlap + missed * misses + false * false alarms + s).
+    """Sum over labelled images of 1 - (overlap + s) / (overlap + missed * misses + false * false alarms + s).
 
-    With 0.5 and 0.5 it is the Dice loss of each image; smooth, in pixels, gives an image without snow a loss that
-    vanishes with its false alarms.
+    With 0.5 and 0.5 it is the Dice loss of each image; smooth, in pixels, gives an image without snow a loss
+    that vanishes with its false alarms.
     """
     probability = torch.where(valid, torch.sigmoid(logits), 0).flatten(1)
     snow = torch.where(valid, snow, 0).flatten(1)

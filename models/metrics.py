@@ -4,7 +4,7 @@
     scores.add(probability, mask)          # any shapes, as often as wanted; 255 in the mask is ignored
     scores.at(0.5)["iou"], scores.auprc(), scores.best_threshold()
 
-Sums over pixels, so the order and grouping of images changes nothing. What there is nothing to score of is None.
+Sums over pixels, so the order and grouping of images changes nothing. A score of nothing is None.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ class Histogram:
         self.snow_free = np.zeros(BINS, np.int64)
 
     def add(self, probability: np.ndarray, mask: np.ndarray) -> None:
-        """Count pixels: probability of snow in 0..1 (NaN = no prediction, ignored), mask 0, 1, 255, of equal shape."""
+        """Count pixels: snow probability 0..1 (NaN = none, ignored) and mask 0, 1, 255 of equal shape."""
         probability, mask = np.asarray(probability), np.asarray(mask)
         if probability.shape != mask.shape:
             raise ValueError(f"probability has shape {probability.shape}, mask {mask.shape}")
@@ -41,7 +41,7 @@ class Histogram:
         )
 
     def best_threshold(self) -> float | None:
-        """Threshold of the highest IoU of snow (the same one has the highest F1); None without both classes."""
+        """Threshold of the highest IoU of snow (the same has the highest F1); None without both classes."""
         snow, false = self.snow[::-1].cumsum()[::-1], self.snow_free[::-1].cumsum()[::-1]
         if not snow[0] or not false[0]:
             return None
@@ -58,7 +58,7 @@ class Histogram:
         return float((self.snow[::-1] * (snow / seen)).sum() / snow[-1])
 
     def calibration(self, groups: int = 20) -> list[dict]:
-        """Reliability: mean predicted probability, share that is snow and pixels, in equal steps of probability."""
+        """Reliability: mean probability, share that is snow and pixels, in equal steps of probability."""
         middle = (np.arange(BINS) + 0.5) / BINS
         total = self.snow + self.snow_free
         rows = []
@@ -74,7 +74,7 @@ class Histogram:
         return rows
 
     def expected_calibration_error(self) -> float | None:
-        """Mean distance of predicted probability and observed share over the reliability groups, weighted by pixels."""
+        """Mean distance of probability and observed share over the reliability groups, weighted by pixels."""
         rows = [row for row in self.calibration() if row["pixels"]]
         pixels = sum(row["pixels"] for row in rows)
         return (
@@ -108,7 +108,7 @@ def threshold_bin(threshold: float) -> int:
 
 
 def is_snow(probability: np.ndarray, threshold: float) -> np.ndarray:
-    """The threshold rule, as the histogram applies it: compare bins, so that masks and scores agree to the pixel."""
+    """The threshold rule of the histogram: compare bins, so that masks and scores agree to the pixel."""
     return np.minimum((np.asarray(probability) * BINS).astype(np.int64), BINS - 1) >= threshold_bin(threshold)
 
 
@@ -152,10 +152,11 @@ def cluster_bootstrap(
     replicates: int = 1000,
     names=("iou", "f1", "balanced_accuracy", "mcc", "snow_area_bias"),
 ) -> dict:
-    """95 % percentile intervals of scores over new sites: sites are drawn, then scenes within each, with replacement.
+    """95 % percentile intervals of scores over new sites: sites, then scenes in each, drawn with replacement.
 
-    rows: one a tile, with `site`, `scene` and the four counts of a confusion matrix. Returns name -> [low, high], or None
-    with fewer than two sites or where half of the draws have nothing to score, and the numbers of sites and scenes.
+    rows: one a tile, with `site`, `scene` and the four counts of a confusion matrix. Returns name ->
+    [low, high], or None with fewer than two sites or where half of the draws have nothing to score, and the
+    numbers of sites and scenes.
     """
     groups: dict[str, dict[str, np.ndarray]] = {}
     for row in rows:

@@ -3,9 +3,9 @@
     for row, strip in predict(read, net_probability, height, width, tile=1792, trim=112, multiple=16):
         write(row, strip)                  # float32 (rows, width), from top to bottom, every row once
 
-Tiles start at multiples of the net's pooling cell and overlap by twice `trim` pixels, which are not used: with trim at
-least the net's receptive radius, no tile sees its own border and no seam can appear. `blend` cross-fades over so many
-pixels more, for nets whose result depends on the extent of the tile (group norm).
+Tiles start at multiples of the net's pooling cell and overlap by twice `trim` pixels, which are not used:
+with trim at least the net's receptive radius, no tile sees its own border and no seam can appear. `blend`
+cross-fades over so many pixels more, for nets whose result depends on the extent of the tile (group norm).
 """
 
 import itertools
@@ -35,7 +35,7 @@ def starts(length: int, tile: int, trim: int, blend: int, multiple: int) -> list
 
 
 def seams(spans: list[tuple[int, int]], trim: int) -> list[tuple[int, int]]:
-    """(first, last) pixel of each cross-fade between neighbours: where both are at least `trim` from their ends."""
+    """(first, last) pixel of each cross-fade between neighbours: both are at least `trim` from their ends."""
     return [
         (after[0] + trim, max(after[0] + trim, before[1] - trim))
         for before, after in itertools.pairwise(spans)
@@ -43,7 +43,7 @@ def seams(spans: list[tuple[int, int]], trim: int) -> list[tuple[int, int]]:
 
 
 def weights(spans: list[tuple[int, int]], index: int, trim: int, blend: int) -> np.ndarray:
-    """Weight of each pixel of a span: 1 inside, a ramp of at most `blend` at its seams, 0 beyond; all spans sum to 1."""
+    """Weight of a span's pixels: 1 inside, a ramp of at most `blend` at seams, 0 beyond; spans sum to 1."""
     start, stop = spans[index]
     position = np.arange(start, stop) + 0.5
     weight = np.ones(stop - start, np.float32)
@@ -76,8 +76,9 @@ def predict(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (row, strip) with strip float32 (rows, width), from top to bottom.
 
-    read(row, col, height, width) gives the input of a tile, net(input) its prediction (height, width), NaN allowed. The
-    next tile is read while the net works on this one. Memory: two tiles and one row of tiles of output.
+    read(row, col, height, width) gives the input of a tile, net(input) its prediction (height, width), NaN
+    allowed. The next tile is read while the net works on this one. Memory: two tiles and one row of tiles of
+    output.
     """
     rows, cols = (starts(n, t, trim, blend, multiple) for n, t in ((height, tile[0]), (width, tile[1])))
     boxes = [(r0, c0, r1 - r0, c1 - c0) for r0, r1 in rows for c0, c1 in cols]

@@ -1,8 +1,11 @@
-"""What training and inference share: device and precision, normalisation, schedule, EMA, checkpoints. Needs torch only."""
+"""Of training and inference: device, precision, normalising, schedule, EMA, checkpoints. Needs torch only."""
 
 import contextlib
 import copy
+import ctypes
 import math
+import os
+import sys
 from pathlib import Path
 
 import torch
@@ -16,7 +19,19 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 
-# ---- device and precision --------------------------------------------------------------------------------------------
+# ---- memory, device and precision --------------------------------------------------------------------------
+
+
+def keep_memory(huge_pages: bool = False) -> None:
+    """Keep freed memory: glibc gives large blocks back, at a page fault per 4 KiB of their next use.
+
+    Call it before the first tensor is made. huge_pages speeds training up a little and takes more memory.
+    """
+    if huge_pages:
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first large allocation
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: which never shrinks
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -32,7 +47,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(device: torch.device, amp: str = "auto") -> torch.dtype | None:
-    """Data type of autocast, or None for plain float32. auto: bf16 where the hardware multiplies it, fp16 on older CUDA."""
+    """Type of autocast, None for float32. auto: bf16 where hardware multiplies it, fp16 on older CUDA."""
     if amp != "auto":
         return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     if device.type == "cuda":
@@ -52,7 +67,7 @@ def normalise(image: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> tor
     return torch.nan_to_num((image - mean.view(-1, 1, 1)) / std.view(-1, 1, 1), nan=0.0)
 
 
-# ---- schedule and averaging ------------------------------------------------------------------------------------------
+# ---- schedule and averaging --------------------------------------------------------------------------------
 
 
 def warm_up_cosine(step: int, steps: int, warm_up: int, floor: float = 0.01) -> float:
@@ -82,13 +97,13 @@ class Average:
                 value.copy_(theirs[name])
 
 
-# ---- learning --------------------------------------------------------------------------------------------------------
+# ---- learning ----------------------------------------------------------------------------------------------
 
 GRADIENT_NORM = 5.0  # to which a step is clipped
 
 
 class Learner:
-    """A net and all that changes while it learns; state() and load() make a resumed run equal a straight one."""
+    """A net and all that changes as it learns; state() and load() make a resumed run equal a straight one."""
 
     def __init__(
         self,
@@ -120,7 +135,7 @@ class Learner:
         )
 
     def step(self, number: int) -> None:
-        """Apply the gradients of step `number`; a step with overflown fp16 gradients is skipped by the scaler."""
+        """Apply the gradients of step `number`; the scaler skips a step with overflown fp16 gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * warm_up_cosine(number, self.steps, self.warm_up)
         self.scaler.unscale_(self.optimizer)
@@ -148,14 +163,14 @@ class Learner:
 
 
 def take_weights(net: nn.Module, state: dict) -> int:
-    """Copy from a checkpoint every weight whose name and shape fit (an encoder alone will do); returns how many."""
+    """Copy a checkpoint's weights whose name and shape fit (an encoder alone will do); returns how many."""
     given, own = state.get("average") or state["weights"], net.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     net.load_state_dict({**own, **fitting})
     return len(fitting)
 
 
-# ---- checkpoints -----------------------------------------------------------------------------------------------------
+# ---- checkpoints -------------------------------------------------------------------------------------------
 
 
 def checkpoint(net: nn.Module, contract: dict, target: str, threshold: float, **state) -> dict:
@@ -216,19 +231,27 @@ def build_net(state: dict, path: Path) -> nn.Module:
     return net.eval()
 
 
-# ---- inference -------------------------------------------------------------------------------------------------------
+# ---- inference ---------------------------------------------------------------------------------------------
 
 
-def fold_norms(net: nn.Module) -> nn.Module:
-    """A copy with every batch norm folded into the convolution before it: the same function, fewer passes over memory."""
+class SignReLU(nn.Module):
+    """In-place bfloat16 ReLU by sign bit: several times faster on CPU than torch's; NaN must not occur."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.view(torch.int16).clamp_(min=0)
+        return x
+
+
+def fold_norms(net: nn.Module, fast_relu: bool = False) -> nn.Module:
+    """A copy with batch norms folded into the convolutions before: same function, fewer memory passes."""
     net = copy.deepcopy(net).eval()
-    for block in net.modules():
-        if not isinstance(block, nn.Sequential):
-            continue
-        for place in range(len(block) - 1):
-            if isinstance(block[place], nn.Conv2d) and isinstance(block[place + 1], nn.BatchNorm2d):
-                block[place] = nn.utils.fuse_conv_bn_eval(block[place], block[place + 1])
-                block[place + 1] = nn.Identity()
+    for block in (module for module in net.modules() if isinstance(module, nn.Sequential)):
+        for place, layer in enumerate(block):
+            if isinstance(layer, nn.BatchNorm2d):
+                block[place - 1] = nn.utils.fuse_conv_bn_eval(block[place - 1], layer)
+                block[place] = nn.Identity()
+            elif isinstance(layer, nn.ReLU) and fast_relu:
+                block[place] = SignReLU()
     return net
 
 
@@ -237,12 +260,15 @@ class Predictor:
 
     def __init__(self, net: nn.Module, contract: dict, device: torch.device, dtype: torch.dtype | None):
         self.device, self.dtype = device, dtype or torch.float32
-        self.net = fold_norms(net).to(device, self.dtype, memory_format=torch.channels_last)
+        on_cpu_in_bf16 = device.type == "cpu" and self.dtype == torch.bfloat16
+        self.net = fold_norms(net, fast_relu=on_cpu_in_bf16).to(
+            device, self.dtype, memory_format=torch.channels_last
+        )
         self.mean, self.std = (torch.tensor(contract[name], device=device) for name in ("mean", "std"))
 
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Probability of snow float32 (B, H, W) of images (B, C, H, W) in the units of the contract; NaN where any is."""
+        """float32 snow probability (B, H, W) of images (B, C, H, W) in contract units; NaN where any is."""
         image = image.to(self.device, non_blocking=True)
         missing = torch.isnan(image).any(dim=1)
         x = normalise(image, self.mean, self.std).to(self.dtype, memory_format=torch.channels_last)
@@ -250,7 +276,7 @@ class Predictor:
         return probability.masked_fill_(missing, float("nan"))
 
 
-# ---- memory ----------------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------------
 
 
 def is_out_of_memory(error: BaseException) -> bool:
