@@ -153,7 +153,8 @@ def fit(args, run, learner, task, data, contract) -> dict:
         best = progress["best"]
         more |= {"seed": args.seed, "best": best, "epoch": progress["epoch"], "step": progress["step"]}
         state = training.checkpoint(learner.net, contract, args.target, best["threshold"], **more)
-        with runs.atomic(args.out / name) as temporary:
+        path = args.out / name
+        with runs.atomic(path) as temporary, runs.disk_errors(path, RuntimeError):
             torch.save(state, temporary)
 
     def save_last():

@@ -7,14 +7,8 @@ import numpy as np
 from data_prep.runs import atomic
 
 SNOW_COLOUR, BARE_COLOUR, NO_DATA_COLOUR = (86, 180, 233), (120, 94, 60), (190, 190, 190)
-TRUE_SNOW, FALSE_SNOW, MISSED_SNOW, TRUE_BARE = (86, 180, 233), (213, 94, 0), (240, 228, 66), (70, 70, 70)
-ERROR_COLOURS = {
-    "snow, found": TRUE_SNOW,
-    "snow, missed": MISSED_SNOW,
-    "no snow, marked": FALSE_SNOW,
-    "no snow": TRUE_BARE,
-    "no data": NO_DATA_COLOUR,
-}
+MISSED_SNOW, FALSE_SNOW = (240, 228, 66), (213, 94, 0)
+MASK_KEY = {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, "no data": NO_DATA_COLOUR}
 
 
 def figure(width_inches: float, height_inches: float):
@@ -44,16 +38,10 @@ def mask_colours(mask: np.ndarray) -> np.ndarray:
 
 
 def error_colours(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3): where a mask agrees with the reference, misses snow, or marks snow not there."""
-    image = np.full((*truth.shape, 3), NO_DATA_COLOUR, np.uint8)
-    valid = (truth != 255) & (predicted != 255)
-    for (is_snow, marked), colour in {
-        (1, 1): TRUE_SNOW,
-        (1, 0): MISSED_SNOW,
-        (0, 1): FALSE_SNOW,
-        (0, 0): TRUE_BARE,
-    }.items():
-        image[valid & (truth == is_snow) & (predicted == marked)] = colour
+    """uint8 (H, W, 3): the mask's colours where both agree, others where snow is missed or falsely marked."""
+    image = mask_colours(np.where(predicted == 255, 255, truth))
+    image[(truth == 1) & (predicted == 0)] = MISSED_SNOW
+    image[(truth == 0) & (predicted == 1)] = FALSE_SNOW
     return image
 
 
@@ -61,6 +49,7 @@ def key(fig, colours: dict[str, tuple]) -> None:
     from matplotlib.patches import Patch
 
     fig.legend(
+        fontsize=7,
         handles=[Patch(color=np.array(rgb) / 255, label=label) for label, rgb in colours.items()],
         loc="outside lower center",
         ncol=len(colours),
@@ -95,65 +84,36 @@ def contact_sheet(path: Path, panels: list[dict], title: str, columns: int = 3) 
                 axes.set_title(panel["caption"], loc="left", fontsize=6.5, pad=3)
     if not panels:
         fig.text(0.5, 0.5, "none", ha="center")
-    key(fig, {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, "no data": NO_DATA_COLOUR})
+    key(fig, MASK_KEY)
     save(fig, path)
 
 
 def overlays(path: Path, panels: list[dict], title: str) -> None:
-    """One row a triplet: SAR, RGB, reference mask, probability, errors; panels hold these and a caption."""
-    from mpl_toolkits.axes_grid1.inset_locator import inset_axes
-
-    kinds = ("sar", "rgb", "reference mask", "probability", "errors")
-    fig = figure(8.6, 1.75 * max(1, len(panels)) + 0.7)
+    """One row a triplet: radar, RGB, reference mask, probability, errors; panels hold these and a caption."""
+    kinds = ("radar", "rgb", "reference mask", "probability", "errors")
+    count = max(1, len(panels))
+    fig = figure(8.6, 1.75 * count + 0.9)
     fig.suptitle(title)
-    for number, panel in enumerate(panels):
-        for place, kind in enumerate(kinds):
-            axes = fig.add_subplot(max(1, len(panels)), len(kinds), number * len(kinds) + place + 1)
-            axes.set(xticks=[], yticks=[])
-            if number == 0:
-                axes.set_title(kind if kind != "sar" else "radar")
+    grid = fig.subplots(count, len(kinds), squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    for axes, kind in zip(grid[0], kinds, strict=True):
+        axes.set_title(kind)
+    bar = None
+    for row, panel in zip(grid, panels, strict=False):
+        row[0].set_xlabel(panel["caption"], loc="left", fontsize=6.5)
+        for axes, kind in zip(row, kinds, strict=True):
             image = panel.get(kind)
             if image is None:
                 axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
             elif kind == "probability":
-                shown = axes.imshow(image, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
-                if number == 0:
-                    bar = fig.colorbar(
-                        shown,
-                        cax=inset_axes(
-                            axes,
-                            "4%",
-                            "100%",
-                            loc="lower left",
-                            borderpad=0,
-                            bbox_to_anchor=(1.02, 0, 1, 1),
-                            bbox_transform=axes.transAxes,
-                        ),
-                    )
-                    bar.ax.tick_params(labelsize=6)
+                bar = axes.imshow(image, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
             else:
-                axes.imshow(
-                    mask_colours(image) if kind == "reference mask" else image,
-                    cmap="gray",
-                    vmin=0,
-                    vmax=255,
-                    interpolation="nearest",
-                )
-            if place == 0:
-                axes.set_xlabel(panel["caption"], loc="left", fontsize=6.5)
-    key(
-        fig,
-        {
-            "snow": SNOW_COLOUR,
-            "snow-free": BARE_COLOUR,
-            **{
-                f"error map: {k}": v
-                for k, v in ERROR_COLOURS.items()
-                if k in ("snow, missed", "no snow, marked")
-            },
-            "no data": NO_DATA_COLOUR,
-        },
-    )
+                image = mask_colours(image) if kind == "reference mask" else image
+                axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    if bar is not None:
+        fig.colorbar(bar, ax=grid[:, 3], location="right", fraction=0.08, pad=0.03, aspect=30)
+    key(fig, {**MASK_KEY, "error: snow missed": MISSED_SNOW, "error: marked, no snow": FALSE_SNOW})
     save(fig, path)
 
 
@@ -161,7 +121,7 @@ def training_curves(path: Path, epochs: list[dict], title: str) -> None:
     """Loss, validation scores and learning rate over epochs, from the records of log.jsonl."""
     fig = figure(7.2, 2.4)
     fig.suptitle(title)
-    x = [record["epoch"] for record in epochs]
+    x = [record["epoch"] + 1 for record in epochs]
     loss, score, rate = fig.subplots(1, 3)
     loss.plot(x, [record["train_loss"] for record in epochs], label="training", color="#0072B2", marker=".")
     loss.plot(
@@ -279,5 +239,5 @@ def scene_preview(
                 ax=axes,
                 shrink=0.8,
             )
-    key(fig, {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, "no data": NO_DATA_COLOUR})
+    key(fig, MASK_KEY)
     save(fig, path)

@@ -67,7 +67,7 @@ def panel(out: Path, row: dict, caption: str) -> dict:
     errors = pictures.error_colours(reference, mask)
     radar = sar.stretch(image[0], sar.stretch_limits(image[0]))
     return {
-        "sar": radar, "rgb": rgb, "reference mask": reference, "probability": probability, "errors": errors,
+        "radar": radar, "rgb": rgb, "reference mask": reference, "probability": probability, "errors": errors,
         "caption": caption,
     }  # fmt: skip
 

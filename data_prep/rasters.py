@@ -14,7 +14,7 @@ from rasterio.warp import reproject, transform, transform_bounds
 from rasterio.windows import Window
 
 from data_prep import sar
-from data_prep.runs import BadInput, atomic, temporary_name
+from data_prep.runs import BadInput, atomic, disk_errors, temporary_name
 
 RADAR = ("VV", "VH")
 ANGLES = ("incidence_angle", "local_incidence_angle")
@@ -22,7 +22,7 @@ CLASSES = ("SCL", "QA60", "landcover")  # numbers that are names: never averaged
 BACKSCATTER = ("sigma0", "gamma0", "gamma0_rtc")
 PROBABILITY_SCALE = 0.004  # probability = byte * scale, written as GDAL scale; 255 = no data
 GDAL = {
-    "GDAL_CACHEMAX": 64 << 20,
+    "GDAL_CACHEMAX": 256 << 20,
     "GDAL_TIFF_INTERNAL_MASK": True,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
 }
@@ -131,10 +131,10 @@ def open_radar(path: Path, units: str | None = None, backscatter: str | None = N
             )
     raster = replace(raster, tags=tags)
     names = [name for name in RADAR if name in raster.bands]
-    sample = read(raster, names, max_pixels=512 * 512)
-    if np.isnan(sample).all():
+    values_of = sample(raster, names, 1 << 18)
+    if np.isnan(values_of).all() and raster.grid.height * raster.grid.width <= 1 << 18:
         raise BadInput(f"{path}: {' and '.join(names)} hold no valid pixel.")
-    for name, values in zip(names, sample, strict=True):
+    for name, values in zip(names, values_of, strict=True):
         if problem := sar.unit_problem(values, raster.units):
             raise BadInput(f"{path}: {name}: {problem}; correct the values or the tag.")
     return raster
@@ -171,6 +171,18 @@ def read(raster: Raster, bands, window=None, max_pixels: int | None = None, raw:
     except RasterioError as error:
         raise BadInput(f"{raster.path}: cannot be read ({error}); fetch or write it again.") from None
     return array if raw else no_data_as_nan(array, raster, bands)
+
+
+def sample(raster: Raster, bands, pixels: int = 1 << 20) -> np.ndarray:
+    """float32 (bands, n) of about so many pixels: everything, or 8 x 8 windows spread over a large raster."""
+    height, width = raster.grid.height, raster.grid.width
+    if height * width <= pixels:
+        return read(raster, bands).reshape(len(bands), -1)
+    side = max(1, int((pixels / 64) ** 0.5))
+    tall, wide = min(side, height), min(side, width)
+    corners = [(i * (height - tall) // 7, j * (width - wide) // 7) for i in range(8) for j in range(8)]
+    windows = [read(raster, bands, (row, col, tall, wide)) for row, col in corners]
+    return np.concatenate([window.reshape(len(bands), -1) for window in windows], axis=1)
 
 
 def no_data_as_nan(array: np.ndarray, raster: Raster, bands) -> np.ndarray:
@@ -291,20 +303,11 @@ def write(path: Path, array: np.ndarray, bands, grid: Grid, nodata: float, **tag
 
 
 @contextlib.contextmanager
-def as_disk_errors(path: Path):
-    """GDAL reports a full disk as its own error: turn it into the OSError it is."""
-    try:
-        yield
-    except RasterioError as error:
-        raise OSError(28, f"cannot be written, is the disk full? ({error})", str(path)) from None
-
-
-@contextlib.contextmanager
 def window_writer(path: Path, grid: Grid, bands, dtype: str, nodata: float, scale: float = 1, **tags):
     """Yield a raster to fill window by window; on a clean exit it takes the name `path`."""
     with rasterio.Env(**GDAL), atomic(path) as temporary:
         with (
-            as_disk_errors(path),
+            disk_errors(path, RasterioError),
             rasterio.open(temporary, "w", **profile(grid, len(bands), dtype, nodata)) as target,
         ):
             target.descriptions = tuple(bands)
@@ -312,7 +315,7 @@ def window_writer(path: Path, grid: Grid, bands, dtype: str, nodata: float, scal
             target.scales = (scale,) * len(bands)
             yield target
         with (
-            as_disk_errors(path),
+            disk_errors(path, RasterioError),
             rasterio.open(temporary) as written,
         ):  # GDAL may be silent when closing fails
             written.read(1, window=Window(grid.width - 1, grid.height - 1, 1, 1))
@@ -329,7 +332,7 @@ def cog_writer(
     try:
         with window_writer(draft, grid, (band,), dtype, nodata, scale, **tags) as target:
             yield target
-        with rasterio.Env(**GDAL), atomic(path) as temporary, as_disk_errors(path):
+        with rasterio.Env(**GDAL), atomic(path) as temporary, disk_errors(path, RasterioError):
             copy(
                 draft,
                 temporary,

@@ -177,6 +177,15 @@ def atomic(path: Path):
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def disk_errors(path: Path, *kinds: type[Exception]):
+    """Libraries report a full disk as errors of their own kinds: turn them into the OSError that it is."""
+    try:
+        yield
+    except kinds as error:
+        raise OSError(errno.ENOSPC, f"cannot be written, is the disk full? ({error})", str(path)) from None
+
+
 def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import sar
-from data_prep.rasters import RADAR, Raster, open_header, read
+from data_prep.rasters import RADAR, Raster, open_header, sample
 from data_prep.runs import BadInput
 
 SCENE_NAME = re.compile(
@@ -91,7 +91,7 @@ def relative_orbit(raster: Raster, scene: Scene) -> str:
 def scene_limits(path: Path, band: str, units: str | None = None) -> tuple[float, float]:
     """Stretch limits of a whole scene's band (backscatter in dB), from at most a million pixels."""
     raster = open_header(path)
-    values = read(raster, [band], max_pixels=1 << 20)[0]
+    values = sample(raster, [band])[0]
     if band in RADAR and (units or raster.units) == "linear":
         values = sar.to_db(values)
     return sar.stretch_limits(values)
@@ -101,5 +101,5 @@ def scene_limits(path: Path, band: str, units: str | None = None) -> tuple[float
 def rgb_limits(path: Path) -> tuple[float, float]:
     """Stretch limits common to B04, B03 and B02 of a scene, so that snow stays white; at least 0.2 apart."""
     raster = open_header(path)
-    low, high = sar.stretch_limits(read(raster, ["B04", "B03", "B02"], max_pixels=1 << 20))
+    low, high = sar.stretch_limits(sample(raster, ["B04", "B03", "B02"]))
     return low, max(high, low + (0.2 if raster.units == "reflectance" else 2000))  # flat cloud keeps its grey

@@ -52,7 +52,7 @@ def choose_precision(device: torch.device, amp: str = "auto") -> torch.dtype | N
         return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+    if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
         return torch.bfloat16
     return None
 

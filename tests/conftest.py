@@ -29,9 +29,11 @@ def command(job: str, *words) -> list[str]:
 
 
 def run(job: str, *words, code: int = 0, env: dict | None = None, **more) -> subprocess.CompletedProcess:
-    """Run a job as a program; its exit code must be `code`, and no traceback may be shown unless it failed."""
+    """Run a job as a program; it must exit with `code`, and show no traceback unless it failed."""
     environment = {**os.environ, **THREADS, **(env or {})}
-    done = subprocess.run(command(job, *words), capture_output=True, text=True, cwd=ROOT, env=environment, **more)
+    done = subprocess.run(
+        command(job, *words), capture_output=True, text=True, cwd=ROOT, env=environment, **more
+    )
     assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
     if code in (0, 2, 75):
         assert "Traceback" not in done.stderr, done.stderr
@@ -51,7 +53,7 @@ def result(done: subprocess.CompletedProcess) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-# ---- small scenes ----------------------------------------------------------------------------------------------------
+# ---- small scenes ------------------------------------------------------------------------------------------
 
 
 def grid(height: int = 96, width: int = 96, east: float = 600000, north: float = 5200000) -> rasters.Grid:
@@ -66,7 +68,9 @@ def blobs(height: int, width: int, seed: int) -> np.ndarray:
     return field > np.median(field)
 
 
-def write_radar(path: Path, snow: np.ndarray, where: rasters.Grid, seed: int = 0, units: str = "dB", **tags) -> Path:
+def write_radar(
+    path: Path, snow: np.ndarray, where: rasters.Grid, seed: int = 0, units: str = "dB", **tags
+) -> Path:
     """VV and VH in which snow is 5 dB darker than -8 and -15 dB, under speckle of 4.4 looks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -79,7 +83,9 @@ def write_radar(path: Path, snow: np.ndarray, where: rasters.Grid, seed: int = 0
     return path
 
 
-def write_optical(path: Path, snow: np.ndarray, where: rasters.Grid, cloud: np.ndarray | None = None, **tags) -> Path:
+def write_optical(
+    path: Path, snow: np.ndarray, where: rasters.Grid, cloud: np.ndarray | None = None, **tags
+) -> Path:
     """Sentinel-2 bands of open snow and of bare soil, with clouds in SCL."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soil, white = (900, 1100, 1300, 2200, 2600), (8000, 7900, 7800, 7500, 900)
@@ -91,11 +97,19 @@ def write_optical(path: Path, snow: np.ndarray, where: rasters.Grid, cloud: np.n
     return path
 
 
-def write_site(scenes: Path, name: str, seed: int, height: int = 96, width: int = 96, dates=("2021-01-10",)) -> Path:
+def write_site(
+    scenes: Path, name: str, seed: int, height: int = 96, width: int = 96, dates=("2021-01-10",)
+) -> Path:
     """A site whose radar and optical scenes show one truth; sites lie 10 km apart."""
     site, where = scenes / name, grid(height, width, east=600000 + 10000 * seed)
     site.mkdir(parents=True)
-    about = {"site": name, "latitude": 46.9, "longitude": 10.3 + 0.13 * seed, "source": "test", "licence": "none"}
+    about = {
+        "site": name,
+        "latitude": 46.9,
+        "longitude": 10.3 + 0.13 * seed,
+        "source": "test",
+        "licence": "none",
+    }
     (site / "site.json").write_text(json.dumps(about))
     for number, date in enumerate(dates):
         snow = blobs(height, width, 100 * seed + number)

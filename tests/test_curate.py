@@ -27,7 +27,7 @@ def rejected(out):
     return {(r["site"], r["s1"], r["s2"]): r["rule"] for r in table(out / "rejected.csv")}
 
 
-# ---- on scenes of known truth ----------------------------------------------------------------------------------------
+# ---- on scenes of known truth ------------------------------------------------------------------------------
 
 
 def test_masks_are_the_truth_and_radar_is_untouched(tmp_path):
@@ -52,7 +52,9 @@ def test_linear_scenes_become_db(tmp_path):
     curate(tmp_path / "scenes", tmp_path / "out")
     (row,) = table(tmp_path / "out" / "triplets.csv")
     vv = rasters.read(rasters.open_header(tmp_path / "out" / row["sar"]), ["VV"])[0]
-    assert -14.5 < vv[snow].mean() < -13.4 and -9.5 < vv[~snow].mean() < -8.4  # the mean of dB lies 1 dB below
+    assert (
+        -14.5 < vv[snow].mean() < -13.4 and -9.5 < vv[~snow].mean() < -8.4
+    )  # the mean of dB lies 1 dB below
 
 
 def spoil(site, what):
@@ -69,6 +71,11 @@ def spoil(site, what):
         s2.rename(s2.with_name("2021-01-14T101500.tif"))
     elif what == "cloud":
         write_optical(s2, snow, where, cloud=far)
+    elif what == "elsewhere":  # the radar lies 5 km to the east, in another zone's coordinates
+        east = rasters.Grid(rasters.CRS.from_epsg(32633), grid(east=155000).transform, 96, 96)
+        stack = rasters.read(rasters.open_header(s1), ["VV", "VH"])
+        rasters.write(s1, stack, ("VV", "VH"), east, np.nan, units="dB", backscatter="sigma0")
+        return "radar-border"
     elif what in ("radar-border", "zero-filled"):
         stack = rasters.read(rasters.open_header(s1), ["VV", "VH"])
         stack[:, far] = np.nan if what == "radar-border" else 0
@@ -90,8 +97,20 @@ def spoil(site, what):
     return what
 
 
-@pytest.mark.parametrize("what", ["no-radar", "no-optical", "gap", "cloud", "radar-border", "zero-filled",
-                                  "optical-border", "valid-share"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "no-radar",
+        "no-optical",
+        "gap",
+        "cloud",
+        "radar-border",
+        "zero-filled",
+        "elsewhere",
+        "optical-border",
+        "valid-share",
+    ],
+)
 def test_each_rule_names_what_it_removes(tmp_path, what):
     write_site(tmp_path / "scenes", "good", 2)
     rule = spoil(write_site(tmp_path / "scenes", "bad", 1), what)
@@ -121,8 +140,12 @@ def test_class_share_is_off_by_default_and_works_when_wanted(tmp_path):
 def test_one_radar_image_is_kept_once_and_repeats_are_found(tmp_path):
     site = write_site(tmp_path / "scenes", "a", 1)
     snow, where = blobs(96, 96, 100), grid(east=610000)
-    write_optical(site / "s2" / "2021-01-11T031500.tif", snow, where)  # 21.75 h later: further than the 4.75 h of the first
-    write_radar(site / "s1" / "2021-01-10T170000_015.tif", snow, where, seed=100)  # the morning's pixels again
+    write_optical(
+        site / "s2" / "2021-01-11T031500.tif", snow, where
+    )  # 21.75 h later: further than the 4.75 h of the first
+    write_radar(
+        site / "s1" / "2021-01-10T170000_015.tif", snow, where, seed=100
+    )  # the morning's pixels again
     write_radar(site / "s1" / "2021-01-10T171000_015.tif", snow, where, seed=101)  # other speckle
     curate(tmp_path / "scenes", tmp_path / "out")
     kept = {r["s1_date"] for r in table(tmp_path / "out" / "triplets.csv")}
@@ -156,8 +179,15 @@ def test_references_are_summer_means_in_linear_power_of_one_track(tmp_path):
     site = write_site(tmp_path / "scenes", "a", 1)
     for number, date in enumerate(("2020-07-10", "2020-08-15", "2020-12-20")):
         level = np.full((96, 96), -10.0 - 6 * number, np.float32)
-        rasters.write(site / "s1" / f"{date}_044.tif", np.stack([level, level - 7]), ("VV", "VH"), grid(east=610000), np.nan,
-                      units="dB", backscatter="sigma0")
+        rasters.write(
+            site / "s1" / f"{date}_044.tif",
+            np.stack([level, level - 7]),
+            ("VV", "VH"),
+            grid(east=610000),
+            np.nan,
+            units="dB",
+            backscatter="sigma0",
+        )
     curate(tmp_path / "scenes", tmp_path / "out")
     (row,) = table(tmp_path / "out" / "triplets.csv")
     reference = rasters.open_header(tmp_path / "out" / row["ref"])
@@ -184,8 +214,11 @@ def test_interrupted_it_goes_on_without_loss(world, tmp_path, number):
     curate(world, tmp_path / "straight")
     dice = random.Random(int(number))
     for _ in range(6):
-        process = subprocess.Popen(command("curate", "--data", world, "--out", tmp_path / "cut", "--workers", 0),
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command("curate", "--data", world, "--out", tmp_path / "cut", "--workers", 0),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         time.sleep(dice.uniform(0.3, 1.6))
         process.send_signal(number)
         assert process.wait(60) in (0, 75, -number)
@@ -204,11 +237,11 @@ def test_card_names_sources_licences_and_checksums(world, tmp_path):
     assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / "out").returncode == 0
 
 
-# ---- bad input -------------------------------------------------------------------------------------------------------
+# ---- bad input ---------------------------------------------------------------------------------------------
 
 
 def damage(site, what):
-    """Spoil a site's radar or optical file in a way that no rule of curation covers; returns what must be said."""
+    """Spoil a site's radar or optical file in a way no rule of curation covers; returns what must be said."""
     s1, s2 = (next((site / sensor).glob("*.tif")) for sensor in ("s1", "s2"))
     raster = rasters.open_header(s1)
     stack = rasters.read(raster, ["VV", "VH"])
@@ -243,8 +276,21 @@ def damage(site, what):
     return said
 
 
-DAMAGES = ["truncated", "empty", "text", "no crs", "all no data", "infinite", "no units", "odd units", "no backscatter",
-           "linear called dB", "dB called linear", "linear twice", "bad orbit"]
+DAMAGES = [
+    "truncated",
+    "empty",
+    "text",
+    "no crs",
+    "all no data",
+    "infinite",
+    "no units",
+    "odd units",
+    "no backscatter",
+    "linear called dB",
+    "dB called linear",
+    "linear twice",
+    "bad orbit",
+]
 
 
 @pytest.mark.parametrize("what", DAMAGES)
@@ -266,9 +312,17 @@ def test_units_may_be_stated(tmp_path):
     curate(tmp_path / "scenes", tmp_path / "out", "--units", "dB")
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (("--max-cloud-share", 2), "0..1"), (("--tile", 3), "--tile"), (("--speckle-window", 4), "odd"),
-    (("--snow-season", 0, 5), "months"), (("--limit", 0), "--limit"), (("--looks", 0), "--looks")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--max-cloud-share", 2), "0..1"),
+        (("--tile", 3), "--tile"),
+        (("--speckle-window", 4), "odd"),
+        (("--snow-season", 0, 5), "months"),
+        (("--limit", 0), "--limit"),
+        (("--looks", 0), "--looks"),
+    ],
+)
 def test_bad_arguments(world, tmp_path, words, said):
     refuse("curate", "--data", world, "--out", tmp_path / "out", *words, saying=said)
     assert not (tmp_path / "out").exists()
@@ -283,10 +337,21 @@ def test_bad_folders(world, tmp_path):
     refuse("curate", "--data", tmp_path / "empty", "--out", tmp_path / "out", saying="rename the folder")
     site = write_site(tmp_path / "scenes", "a", 1)
     (site / "site.json").write_text("{")
-    refuse("curate", "--data", tmp_path / "scenes", "--out", tmp_path / "out2", "--workers", 0, saying="site.json")
+    refuse(
+        "curate",
+        "--data",
+        tmp_path / "scenes",
+        "--out",
+        tmp_path / "out2",
+        "--workers",
+        0,
+        saying="site.json",
+    )
     site = write_site(tmp_path / "more", "a", 1)
     (site / "s1" / "latest.tif").write_bytes(b"")
-    refuse("curate", "--data", tmp_path / "more", "--out", tmp_path / "out3", "--workers", 0, saying="rename it")
+    refuse(
+        "curate", "--data", tmp_path / "more", "--out", tmp_path / "out3", "--workers", 0, saying="rename it"
+    )
 
 
 def test_other_arguments_are_refused_unless_told_to_overwrite(world, tmp_path):
@@ -295,27 +360,43 @@ def test_other_arguments_are_refused_unless_told_to_overwrite(world, tmp_path):
     assert result(curate(world, tmp_path / "out", "--limit", 3, "--overwrite"))["kept"] == 3
 
 
-# ---- real scenes -----------------------------------------------------------------------------------------------------
+# ---- real scenes -------------------------------------------------------------------------------------------
 
 
 def test_real_scenes_end_where_they_should(real_scenes, tmp_path):
     curate(real_scenes, tmp_path / "ndsi", "--index", "ndsi")
     got = rejected(tmp_path / "ndsi")
     assert {rule for (site, _, _), rule in got.items() if site == "bow-north"} == {"no-radar"}
-    for site, s1, s2 in (("alps-drome", "2022-10-10", "2022-10-09"), ("bow-banff", "2025-04-25", "2025-04-24"),
-                         ("bow-banff", "2025-04-30", "2025-04-30"), ("bow-glacier", "2025-04-06", "2025-04-07"),
-                         ("bow-radium", "2025-05-07", "2025-05-07"), ("bow-sundre", "2025-05-14", "2025-05-14")):
+    for site, s1, s2 in (
+        ("alps-drome", "2022-10-10", "2022-10-09"),
+        ("bow-banff", "2025-04-25", "2025-04-24"),
+        ("bow-banff", "2025-04-30", "2025-04-30"),
+        ("bow-glacier", "2025-04-06", "2025-04-07"),
+        ("bow-radium", "2025-05-07", "2025-05-07"),
+        ("bow-sundre", "2025-05-14", "2025-05-14"),
+    ):
         assert got[site, f"{s1}.tif", f"{s2}.tif"] == "cloud"
-    fraction = {(r["site"], r["s2_date"]): float(r["snow_fraction"]) for r in table(tmp_path / "ndsi" / "triplets.csv")}
+    fraction = {
+        (r["site"], r["s2_date"]): float(r["snow_fraction"])
+        for r in table(tmp_path / "ndsi" / "triplets.csv")
+    }
     assert fraction["bow-banff", "2025-04-25"] == pytest.approx(0.49, abs=0.02)
     curate(real_scenes, tmp_path / "combined")
-    fraction = {(r["site"], r["s2_date"]): float(r["snow_fraction"]) for r in table(tmp_path / "combined" / "triplets.csv")}
+    fraction = {
+        (r["site"], r["s2_date"]): float(r["snow_fraction"])
+        for r in table(tmp_path / "combined" / "triplets.csv")
+    }
     assert fraction["bow-banff", "2025-04-25"] >= 0.90
     assert fraction["alps-drome", "2022-10-11"] < 0.01
     curate(real_scenes, tmp_path / "ndfsi", "--index", "ndfsi")
-    fraction = {(r["site"], r["s2_date"]): float(r["snow_fraction"]) for r in table(tmp_path / "ndfsi" / "triplets.csv")}
+    fraction = {
+        (r["site"], r["s2_date"]): float(r["snow_fraction"])
+        for r in table(tmp_path / "ndfsi" / "triplets.csv")
+    }
     assert fraction["alps-drome", "2022-10-11"] == pytest.approx(0.09, abs=0.02)
-    grids = {rasters.open_header(path).grid.crs.is_geographic for path in (tmp_path / "ndsi" / "sar").iterdir()}
+    grids = {
+        rasters.open_header(path).grid.crs.is_geographic for path in (tmp_path / "ndsi" / "sar").iterdir()
+    }
     assert grids == {False}  # the Alps came in degrees
 
 
@@ -327,7 +408,14 @@ def test_a_real_half_empty_swath_is_rejected(real_scenes, tmp_path):
     stack = rasters.read(raster, raster.bands)
     stack[:, :, stack.shape[2] * 2 // 5 :] = np.nan
     path.unlink()
-    rasters.write(path, stack, raster.bands, raster.grid, np.nan, **{k: raster.tags[k] for k in ("units", "backscatter")})
+    rasters.write(
+        path,
+        stack,
+        raster.bands,
+        raster.grid,
+        np.nan,
+        **{k: raster.tags[k] for k in ("units", "backscatter")},
+    )
     done = run("curate", "--data", tmp_path / "scenes", "--out", tmp_path / "out", "--workers", 0, code=2)
     assert "no candidate passed" in done.stderr
     assert rejected(tmp_path / "out")["bow-banff", "2025-04-25.tif", "2025-04-25.tif"] == "radar-border"

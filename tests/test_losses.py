@@ -33,7 +33,10 @@ def test_parts_of_a_batch_add_up_to_the_whole(loss):
     mask[2] = 255  # an image without a label weighs nothing
     counts = count_valid(mask)
     whole = segmentation_loss(logits, mask, *counts, loss, 3.0)
-    parts = sum(segmentation_loss(x, y, *counts, loss, 3.0) for x, y in zip(logits.split(1), mask.split(1), strict=True))
+    parts = sum(
+        segmentation_loss(x, y, *counts, loss, 3.0)
+        for x, y in zip(logits.split(1), mask.split(1), strict=True)
+    )
     assert counts == (3 * 12 * 16, 3)
     assert parts.item() == pytest.approx(whole.item(), abs=1e-6)
 
@@ -42,13 +45,17 @@ def test_bce_equals_torch_and_dice_its_formula():
     logits, mask = batch(2)
     valid = mask != 255
     counts = count_valid(mask)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0][valid], (mask == 1).float()[valid])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[:, 0][valid], (mask == 1).float()[valid]
+    )
     assert segmentation_loss(logits, mask, *counts, "bce").item() == pytest.approx(expected.item(), abs=1e-6)
     dice = []
     for x, y in zip(logits[:, 0], mask, strict=True):
         p, t = torch.sigmoid(x[y != 255]), (y[y != 255] == 1).float()
         dice.append(1 - (2 * (p * t).sum() + 2) / (p.sum() + t.sum() + 2))
-    assert segmentation_loss(logits, mask, *counts, "dice").item() == pytest.approx(torch.stack(dice).mean().item(), abs=1e-6)
+    assert segmentation_loss(logits, mask, *counts, "dice").item() == pytest.approx(
+        torch.stack(dice).mean().item(), abs=1e-6
+    )
     both = segmentation_loss(logits, mask, *counts, "bce-dice").item()
     assert both == pytest.approx(expected.item() + torch.stack(dice).mean().item(), abs=1e-6)
 

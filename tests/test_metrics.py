@@ -37,7 +37,9 @@ def test_no_data_and_missing_predictions_change_nothing():
     probability, truth, ignored = sample(1)
     clean, noisy = Histogram(), Histogram()
     clean.add(probability[~ignored], truth[~ignored])
-    noisy.add(np.where(ignored & (truth == 1), np.nan, probability), np.where(ignored & (truth == 0), 255, truth))
+    noisy.add(
+        np.where(ignored & (truth == 1), np.nan, probability), np.where(ignored & (truth == 0), 255, truth)
+    )
     assert clean.summary(0.4) == noisy.summary(0.4)
 
 
@@ -64,7 +66,8 @@ def test_masks_and_scores_agree_to_the_pixel():
     histogram.add(probability, truth)
     for threshold in (0.0, 0.1, 0.29, 0.3, 0.57, 1.0):
         assert is_snow(probability, threshold).sum() == sum(
-            histogram.at(threshold)[k] for k in ("true_snow", "false_snow"))
+            histogram.at(threshold)[k] for k in ("true_snow", "false_snow")
+        )
 
 
 def test_nothing_to_score_is_none():
@@ -89,11 +92,21 @@ def test_calibration_of_a_calibrated_model_is_small():
 
 def test_bootstrap_interval_needs_sites_and_holds_the_score():
     random = np.random.default_rng(6)
-    rows = [{"site": f"s{k % 8}", "scene": f"d{k}", "true_snow": int(random.integers(20, 60)),
-             "missed_snow": int(random.integers(0, 20)), "false_snow": int(random.integers(0, 20)), "true_bare": 50}
-            for k in range(40)]
+    rows = [
+        {
+            "site": f"s{k % 8}",
+            "scene": f"d{k}",
+            "true_snow": int(random.integers(20, 60)),
+            "missed_snow": int(random.integers(0, 20)),
+            "false_snow": int(random.integers(0, 20)),
+            "true_bare": 50,
+        }
+        for k in range(40)
+    ]
     got = cluster_bootstrap(rows, seed=1, replicates=300)
-    whole = scores_of_counts(*(sum(r[k] for r in rows) for k in ("true_snow", "missed_snow", "false_snow", "true_bare")))
+    whole = scores_of_counts(
+        *(sum(r[k] for r in rows) for k in ("true_snow", "missed_snow", "false_snow", "true_bare"))
+    )
     assert got["sites"] == 8 and got["scenes"] == 40
     assert got["iou"][0] < whole["iou"] < got["iou"][1]
     assert cluster_bootstrap(rows[:1], seed=1)["iou"] is None

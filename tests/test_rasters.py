@@ -22,7 +22,9 @@ def test_write_and_read_keep_bands_tags_grid_and_no_data(tmp_path):
 
 def test_bands_are_found_by_name_not_position(tmp_path):
     values = np.stack([np.full((8, 8), -20), np.full((8, 8), -10)]).astype(np.float32)
-    rasters.write(tmp_path / "a.tif", values, ("VH", "VV"), grid(8, 8), np.nan, units="dB", backscatter="sigma0")
+    rasters.write(
+        tmp_path / "a.tif", values, ("VH", "VV"), grid(8, 8), np.nan, units="dB", backscatter="sigma0"
+    )
     assert rasters.read(rasters.open_radar(tmp_path / "a.tif"), ["VV"]).mean() == -10
     with pytest.raises(BadInput, match="incidence_angle not found among VH, VV"):
         rasters.read(rasters.open_radar(tmp_path / "a.tif"), ["incidence_angle"])
@@ -31,13 +33,22 @@ def test_bands_are_found_by_name_not_position(tmp_path):
 def test_resampling_of_db_is_in_linear_power(tmp_path):
     values = np.indices((64, 64)).sum(axis=0) % 2 * -20.0  # a chess board of 0 and -20 dB
     values = np.where(values == 0, -0.001, values)
-    rasters.write(tmp_path / "a.tif", values[None].astype(np.float32), ("VV",), grid(64, 64), np.nan, units="dB",
-                  backscatter="sigma0")
+    rasters.write(
+        tmp_path / "a.tif",
+        values[None].astype(np.float32),
+        ("VV",),
+        grid(64, 64),
+        np.nan,
+        units="dB",
+        backscatter="sigma0",
+    )
     raster = rasters.open_header(tmp_path / "a.tif")
     half = raster.grid.window(10, 10, 20, 20)
     shifted = rasters.Grid(half.crs, half.transform * rasters.Affine.translation(0.5, 0.5), 20, 20)
     got = rasters.read_on(raster, ["VV"], shifted, "bilinear")[0]
-    assert got == pytest.approx(10 * np.log10((1 + 0.01) / 2), abs=0.02)  # -2.97 dB; the mean of dB would be -10
+    assert got == pytest.approx(
+        10 * np.log10((1 + 0.01) / 2), abs=0.02
+    )  # -2.97 dB; the mean of dB would be -10
 
 
 def test_read_on_another_crs_finds_the_same_ground(tmp_path):
@@ -46,7 +57,9 @@ def test_read_on_another_crs_finds_the_same_ground(tmp_path):
     raster_path = tmp_path / "a.tif"
     rasters.write(raster_path, (rows + cols)[None].astype(np.float32), ("elevation",), where, np.nan)
     west, south, east, north = where.geographic_bounds()
-    other = rasters.Grid(CRS.from_epsg(4326), from_origin(west, north, (east - west) / 220, (north - south) / 220), 220, 220)
+    other = rasters.Grid(
+        CRS.from_epsg(4326), from_origin(west, north, (east - west) / 220, (north - south) / 220), 220, 220
+    )
     there = rasters.read_on(rasters.open_header(raster_path), ["elevation"], other, "bilinear")
     rasters.write(tmp_path / "b.tif", there, ("elevation",), other, np.nan)
     back = rasters.read_on(rasters.open_header(tmp_path / "b.tif"), ["elevation"], where, "bilinear")[0]
@@ -84,15 +97,24 @@ def test_pixel_area_of_metric_and_geographic_grids():
 
 def test_cog_is_a_cog_and_a_failed_one_leaves_nothing(tmp_path):
     where = grid(700, 900)
-    with rasters.cog_writer(tmp_path / "m.tif", where, "uint8", 255, "snow", "nearest", date="2021-01-01") as target:
+    with rasters.cog_writer(
+        tmp_path / "m.tif", where, "uint8", 255, "snow", "nearest", date="2021-01-01"
+    ) as target:
         for row in range(0, 700, 100):
             block = np.full((100, 900), row // 100, np.uint8)
             target.write(block, 1, window=rasters.Window(0, row, 900, 100))
     with rasterio.open(tmp_path / "m.tif") as source:
         assert source.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and source.overviews(1)
-        assert source.descriptions == ("snow",) and source.nodata == 255 and source.tags()["date"] == "2021-01-01"
+        assert (
+            source.descriptions == ("snow",)
+            and source.nodata == 255
+            and source.tags()["date"] == "2021-01-01"
+        )
         assert (source.read(1)[:, 0] == np.repeat(np.arange(7), 100)).all()
-    with pytest.raises(RuntimeError), rasters.cog_writer(tmp_path / "n.tif", where, "uint8", 255, "snow", "nearest"):
+    with (
+        pytest.raises(RuntimeError),
+        rasters.cog_writer(tmp_path / "n.tif", where, "uint8", 255, "snow", "nearest"),
+    ):
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["m.tif"]
 

@@ -69,19 +69,22 @@ def test_border_goes_and_dark_patches_stay():
     assert np.isfinite(sar.clean_border(np.full((9, 9), 0.1, np.float32))).all()
 
 
-@pytest.mark.parametrize(("values", "units", "problem"), [
-    ([-12, -20, -8], "dB", None),
-    ([-2, 3, -9], "dB", None),
-    ([0.05, 0.1, 0.02], "linear", None),
-    ([0.05, 0.1, 0.02], "dB", "positive"),
-    ([-12, -20, -8], "linear", "negative"),
-    ([1.01, 1.02, 1.005], "linear", "converted twice"),
-    ([10.8, 13.0, 9.0], "dB", "converted twice"),
-    ([-120, -200, -80], "dB", "converted twice"),
-    ([3000, 5000, 1000], "linear", "digital numbers"),
-    ([-12], "decibel", "expected 'dB' or 'linear'"),
-    ([np.nan], "dB", None),
-])
+@pytest.mark.parametrize(
+    ("values", "units", "problem"),
+    [
+        ([-12, -20, -8], "dB", None),
+        ([-2, 3, -9], "dB", None),
+        ([0.05, 0.1, 0.02], "linear", None),
+        ([0.05, 0.1, 0.02], "dB", "positive"),
+        ([-12, -20, -8], "linear", "negative"),
+        ([1.01, 1.02, 1.005], "linear", "converted twice"),
+        ([10.8, 13.0, 9.0], "dB", "converted twice"),
+        ([-120, -200, -80], "dB", "converted twice"),
+        ([3000, 5000, 1000], "linear", "digital numbers"),
+        ([-12], "decibel", "expected 'dB' or 'linear'"),
+        ([np.nan], "dB", None),
+    ],
+)
 def test_units_are_held_against_values(values, units, problem):
     got = sar.unit_problem(np.array(values * 40, float), units)
     assert got is None if problem is None else problem in got

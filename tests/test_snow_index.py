@@ -7,7 +7,9 @@ from data_prep import snow_index
 def bands(**values):
     """One pixel a value: B02 B03 B04 B08 B11."""
     names = ("B02", "B03", "B04", "B08", "B11")
-    return {name: np.array([[v] for v in values.values()], np.float32)[:, :, k] for k, name in enumerate(names)}
+    return {
+        name: np.array([[v] for v in values.values()], np.float32)[:, :, k] for k, name in enumerate(names)
+    }
 
 
 SPECTRA = {  # B02 B03 B04 B08 B11, reflectance
@@ -59,7 +61,13 @@ def test_thresholds_are_exclusive():
 
 def test_cloud_bands():
     assert snow_index.cloud_from_scl(np.arange(12)).tolist() == [c in (0, 1, 3, 8, 9, 10) for c in range(12)]
-    assert snow_index.cloud_from_qa60(np.array([0, 1024, 2048, 3072, 512])).tolist() == [False, True, True, True, False]
+    assert snow_index.cloud_from_qa60(np.array([0, 1024, 2048, 3072, 512])).tolist() == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
     assert snow_index.qa60_is_blank("2022-10-11") and not snow_index.qa60_is_blank("2025-04-25")
     bright = snow_index.cloud_from_brightness(np.array([0.8, 0.8, 0.1]), np.array([0.9, 0.1, 0.1]))
     assert bright.tolist() == [False, True, False]
@@ -75,9 +83,21 @@ def test_grow_is_a_square_and_shadow_needs_a_cloud_in_reach():
     assert shadow.sum() == 24 and not shadow[10, 10]
 
 
-@pytest.mark.parametrize(("month", "latitude", "expected"), [
-    (1, 46, True), (5, 46, True), (6, 46, False), (10, 46, False), (11, 46, True),
-    (7, -45, True), (11, -45, True), (12, -45, False), (4, -45, False), (5, -45, True)])
+@pytest.mark.parametrize(
+    ("month", "latitude", "expected"),
+    [
+        (1, 46, True),
+        (5, 46, True),
+        (6, 46, False),
+        (10, 46, False),
+        (11, 46, True),
+        (7, -45, True),
+        (11, -45, True),
+        (12, -45, False),
+        (4, -45, False),
+        (5, -45, True),
+    ],
+)
 def test_snow_season_turns_round_south_of_the_equator(month, latitude, expected):
     assert snow_index.in_snow_season(month, latitude) is expected
 

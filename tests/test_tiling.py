@@ -29,8 +29,16 @@ def predict(net, image, tile, trim, blend=0):
     height, width = image.shape[1:]
     whole = np.full((height, width), np.nan, np.float32)
     cell, last = 1 << len(net.up), 0
-    for row, strip in tiling.predict(lambda r, c, h, w: image[:, r : r + h, c : c + w], probability, height, width,
-                                     (tile, tile), trim, blend, cell):
+    for row, strip in tiling.predict(
+        lambda r, c, h, w: image[:, r : r + h, c : c + w],
+        probability,
+        height,
+        width,
+        (tile, tile),
+        trim,
+        blend,
+        cell,
+    ):
         assert row == last  # every row once, from the top
         whole[row : row + len(strip)] = strip
         last = row + len(strip)
@@ -70,7 +78,9 @@ def test_receptive_radius_is_exact_enough():
 
 
 @settings(max_examples=200, deadline=None)
-@given(length=st.integers(1, 5000), tile=st.integers(20, 120), trim=st.integers(0, 8), blend=st.integers(0, 3))
+@given(
+    length=st.integers(1, 5000), tile=st.integers(20, 120), trim=st.integers(0, 8), blend=st.integers(0, 3)
+)
 def test_tiles_cover_and_weights_sum_to_one(length, tile, trim, blend):
     tile, trim, blend = tile * 16, trim * 16, blend * 16
     if tile <= 2 * trim + blend + 16:

@@ -1,0 +1,65 @@
+"""Each advertised piece works copied alone into an empty folder, with the packages it names and no others."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PIECES = {
+    "models/unet.py": ({"torch"}, """
+import torch, unet
+assert unet.UNet(2, 8)(torch.randn(1, 2, 30, 41)).shape == (1, 1, 30, 41)"""),
+    "models/losses.py": ({"torch"}, """
+import torch, losses
+mask = torch.tensor([[[0, 1, 255]]], dtype=torch.uint8)
+counts = losses.count_valid(mask)
+assert losses.segmentation_loss(torch.zeros(1, 1, 1, 3), mask, *counts, 'bce').item() > 0.69"""),
+    "models/metrics.py": ({"numpy"}, """
+import numpy as np, metrics
+scores = metrics.Histogram(); scores.add(np.array([0.9, 0.1]), np.array([1, 0]))
+assert scores.at(0.5)['iou'] == 1"""),
+    "models/tiling.py": ({"numpy"}, """
+import numpy as np, tiling
+image = np.random.rand(1, 70, 90).astype('f4')
+read = lambda r, c, h, w: image[:, r:r+h, c:c+w]
+out = [strip.copy() for _, strip in tiling.predict(read, lambda x: x[0], 70, 90, (32, 32), 4, 0, 4)]
+assert np.array_equal(np.concatenate(out), image[0])"""),
+    "models/training.py": ({"torch"}, """
+import torch, training
+assert training.warm_up_cosine(0, 10, 2) == 0.5 and training.choose_device('cpu').type == 'cpu'"""),
+    "data_prep/snow_index.py": ({"numpy"}, """
+import numpy as np, snow_index
+bands = {name: np.full((2, 2), v) for name, v in (('B03', 0.8), ('B04', 0.8), ('B08', 0.7), ('B11', 0.1))}
+assert (snow_index.snow_mask(bands) == 1).all()"""),
+    "data_prep/sar.py": ({"numpy", "scipy"}, """
+import numpy as np, sar
+assert abs(sar.to_db(np.array([0.1]))[0] + 10) < 1e-6"""),
+}  # fmt: skip
+HEAVY = {"torch", "numpy", "scipy", "rasterio", "cv2", "matplotlib", "PIL", "pandas", "sklearn", "tqdm"}
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_piece_alone(piece, tmp_path):
+    needs, use = PIECES[piece]
+    shutil.copy(ROOT / piece, tmp_path)
+    allowed = needs | ({"numpy"} if needs & {"torch", "scipy"} else set())  # which bring numpy themselves
+    guard = f"""
+import sys
+class Guard:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {HEAVY - allowed!r} and not path:
+            frame = sys._getframe()
+            while frame:
+                if frame.f_code.co_filename.startswith({str(tmp_path)!r}):
+                    raise ImportError(name + ' is not among what this piece needs')
+                frame = frame.f_back
+            return None
+sys.meta_path.insert(0, Guard())
+sys.path.insert(0, {str(tmp_path)!r})
+{use}
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", guard], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "data_prep" not in (tmp_path / piece.split("/")[1]).read_text().split('"""', 2)[2].split("def ")[0]

@@ -1,0 +1,124 @@
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, THREADS, write_site
+
+STEP = re.compile(r"^\[(\d) (\w+)\] (.*)$", re.MULTILINE)
+
+
+def runbook(*words, code=0, cwd=ROOT, **settings):
+    environment = {**os.environ, **THREADS, **{k: str(v) for k, v in settings.items()}}
+    done = subprocess.run(
+        [str(ROOT / "runbook.sh"), *words], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("book") / "run"
+    said = runbook(DATA=world, OUT=out, SIZE="tiny")
+    return out, said
+
+
+def test_the_chain_on_own_scenes_runs_and_names_the_folder(finished):
+    out, said = finished
+    assert [name for _, name, _ in STEP.findall(said)] == ["curate", "split", "train", "score", "map"]
+    assert said.strip().splitlines()[-1] == f"done: look into {out}"
+    for name in (
+        "2_curate/triplets.csv",
+        "3_split/split.csv",
+        "4_train/best.pt",
+        "5_score/metrics.json",
+        "6_map/snow_cover.csv",
+        "logs/4_train.log",
+    ):
+        assert (out / name).exists()
+
+
+def test_a_finished_run_again_takes_under_five_seconds(finished, world):
+    began = time.time()
+    said = runbook(DATA=world, OUT=finished[0], SIZE="tiny")
+    assert time.time() - began < 5 and said.count("already done") == 5
+
+
+def test_another_size_makes_the_changed_step_and_all_after_it_anew(finished, world, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out, symlinks=True)
+    before = {p.parent.name: p.stat().st_mtime_ns for p in out.glob("*/result.json")}
+    said = runbook(DATA=world, OUT=out, SIZE="default", FROM=4, ONLY=9)  # no such step: nothing happens
+    assert not STEP.findall(said)
+    book = (
+        (ROOT / "runbook.sh")
+        .read_text()
+        .replace("--width 4 --depth 3 --epochs 4", "--width 4 --depth 2 --epochs 2")
+    )
+    script = ROOT / ".runbook-of-a-test.sh"
+    script.write_text(book)
+    script.chmod(0o755)
+    try:
+        env = {**os.environ, **THREADS, "DATA": str(world), "OUT": str(finished[0]), "SIZE": "tiny"}
+        done = subprocess.run([str(script)], capture_output=True, text=True, env=env)
+    finally:
+        script.unlink()
+    assert done.returncode == 0, done.stderr
+    after = {p.parent.name: p.stat().st_mtime_ns for p in finished[0].glob("*/result.json")}
+    assert [name for name in sorted(after) if after[name] != before[name]] == ["4_train", "5_score", "6_map"]
+
+
+def test_dry_run_prints_and_does_nothing(tmp_path):
+    said = runbook(DRY_RUN=1, OUT=tmp_path / "run")
+    steps = STEP.findall(said)
+    assert [number for number, _, _ in steps] == list("123456")
+    assert all(".venv/bin/python" in line for _, _, line in steps)
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_can_be_chosen(tmp_path):
+    assert [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, FROM=4, OUT=tmp_path / "r"))] == list("456")
+    assert [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, ONLY=4, OUT=tmp_path / "r"))] == ["4"]
+
+
+def test_a_failed_step_stops_the_chain_with_its_code_and_log(tmp_path):
+    site = write_site(tmp_path / "scenes", "a", 1)
+    next((site / "s1").iterdir()).write_bytes(b"")
+    said = runbook(DATA=tmp_path / "scenes", OUT=tmp_path / "run", SIZE="tiny", code=2)
+    assert len(STEP.findall(said)) == 1
+    log = re.search(r"step 2 \(curate\) ended with exit code 2; its log: (.*)", said)[1]
+    assert "not a readable raster" in Path(log).read_text()
+
+
+def test_it_works_from_any_directory_with_relative_paths(tmp_path):
+    write_site(tmp_path / "scenes", "a", 1)
+    runbook(cwd=tmp_path, DATA="scenes", OUT="run", ONLY=2)
+    assert (tmp_path / "run" / "2_curate" / "triplets.csv").exists()
+
+
+def test_unknown_words_are_refused():
+    assert "there is only 'test'" in runbook("tests", code=2)
+    assert "SIZE=huge" in runbook(SIZE="huge", code=2)
+
+
+@pytest.mark.slow
+def test_the_real_sample_goes_through_the_chain_and_says_that_it_is_plumbing(tmp_path):
+    """Six real pairs, one with snow: the metrics of a test split without snow are null."""
+    said = runbook(OUT=tmp_path / "run", SIZE="tiny")
+    assert "a check of the plumbing, not of skill" in said
+    import json
+
+    scores = json.loads((tmp_path / "run/5_score/metrics.json").read_text())["scores"]
+    assert scores["iou"] is None and scores["f1"] is None and scores["pixels"] > 10000
+    import csv
+
+    rows = list(csv.DictReader((tmp_path / "run/2_curate/triplets.csv").read_text().splitlines()))
+    snow = {row["id"]: float(row["snow_fraction"]) for row in rows}
+    assert len(snow) == 6
+    for name, fraction in snow.items():
+        assert fraction > 0.97 if "2018-02-04" in name else fraction < 0.01, name

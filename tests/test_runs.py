@@ -1,0 +1,162 @@
+import argparse
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import JOBS, ROOT
+
+from data_prep import runs
+
+ALL_JOBS = ["train_unet.py", "infer_unet.py", *JOBS.values()]
+
+
+def job(tmp_path, **more):
+    return argparse.Namespace(out=tmp_path / "out", overwrite=False, seed=0, **more)
+
+
+@pytest.mark.parametrize("name", ALL_JOBS)
+def test_help_is_fast_and_shows_how_to_run(name):
+    command = [
+        sys.executable,
+        *(["-m", name] if "." in name and not name.endswith(".py") else [name]),
+        "--help",
+    ]
+    times = []
+    for _ in range(3):
+        began = time.time()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        times.append(time.time() - began)
+        assert done.returncode == 0 and "python " in done.stdout and "--out" in done.stdout
+    assert min(times) < 0.7
+
+
+@pytest.mark.parametrize("name", ALL_JOBS)
+def test_jobs_import_no_jobs_and_libraries_not_each_other(name):
+    del name
+    tops = {path.stem for path in ROOT.glob("*.py")}
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("data_prep/*.py"), *ROOT.glob("models/*.py")]:
+        for line in path.read_text().splitlines():
+            words = line.split()
+            if not words or words[0] not in ("import", "from"):
+                continue
+            module = words[1].split(".")[0]
+            assert module not in tops, f"{path.name}: {line}"
+            if path.parent.name == "models":
+                assert module != "data_prep", f"{path.name}: {line}"
+            if path.parent.name == "data_prep":
+                assert module != "models", f"{path.name}: {line}"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    runs.write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), runs.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_sweep_takes_what_the_dead_left_and_nothing_else(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    mine, theirs = runs.temporary_name(tmp_path / "a"), tmp_path / f".b.{os.uname().nodename}.{dead.pid}.tmp"
+    other_host = tmp_path / f".c.elsewhere.{dead.pid}.tmp"
+    for path in (mine, theirs, other_host, tmp_path / "d.tif"):
+        path.write_text("x")
+    runs.sweep(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {mine.name, other_host.name, "d.tif"}
+
+
+def test_json_is_strict():
+    import numpy as np
+
+    value = runs.plain(
+        {"a": float("nan"), "b": Path("x"), 1: (np.float32(2), np.array([1, 2])), "c": float("inf")}
+    )
+    assert value == {"a": None, "b": "x", "1": [2.0, [1, 2]], "c": None}
+
+
+def test_result_tells_what_changed(tmp_path, capsys):
+    (tmp_path / "in.csv").write_text("a")
+    run = runs.Run(job(tmp_path, width=1), [tmp_path / "in.csv"])
+    assert not run.finished()
+    run.begin()
+    run.finish(figure=1.5)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["figure"] == 1.5
+    assert runs.Run(job(tmp_path, width=1), [tmp_path / "in.csv"]).finished()
+    with pytest.raises(runs.BadInput, match="width was 1, is 2"):
+        runs.Run(job(tmp_path, width=2), [tmp_path / "in.csv"]).finished()
+    (tmp_path / "in.csv").write_text("b")
+    with pytest.raises(runs.BadInput, match=r"in\.csv has changed"):
+        runs.Run(job(tmp_path, width=1), [tmp_path / "in.csv"]).finished()
+    again = job(tmp_path, width=1)
+    again.overwrite = True
+    assert not runs.Run(again, [tmp_path / "in.csv"]).finished()
+
+
+def test_a_foreign_folder_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "result.json").write_text("[1]")
+    with pytest.raises(runs.BadInput, match="not written by this job"):
+        runs.Run(job(tmp_path), []).finished()
+
+
+def test_fingerprints_see_a_new_file_and_a_changed_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.tif").write_text("1")
+    prints = [runs.fingerprint(tmp_path)]
+    (tmp_path / "a" / "y.tif").write_text("1")
+    prints.append(runs.fingerprint(tmp_path))
+    (tmp_path / "a" / "y.tif").write_text("22")
+    prints.append(runs.fingerprint(tmp_path))
+    assert len({p["sha256_of_listing"] for p in prints}) == 3
+    with pytest.raises(runs.BadInput, match="no such"):
+        runs.fingerprint(tmp_path / "nowhere")
+
+
+def test_outcomes_become_exit_codes(tmp_path, capsys):
+    def outcome(error):
+        def main(args):
+            raise error
+
+        return runs.start(main, runs.get_parser("doc", "--out"), ["--out", str(tmp_path)])
+
+    assert outcome(runs.BadInput("a.tif: broken.")) == 2
+    assert outcome(runs.Interrupted("half")) == 75
+    assert outcome(KeyboardInterrupt()) == 75
+    assert outcome(OSError(errno.ENOSPC, "No space left on device", "a.tif")) == 2
+    assert "a.tif: No space left on device; nothing half-written" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        outcome(ZeroDivisionError())
+
+
+def test_a_truly_full_disk(tmp_path):
+    """A file system of 300 kB: curation stops with a sentence and leaves whole files only."""
+    from conftest import refuse, write_site
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(disk)], capture_output=True
+    ).returncode:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    try:
+        write_site(tmp_path / "scenes", "a", 1, height=200, width=200, dates=("2021-01-10", "2021-01-22"))
+        refuse(
+            "curate",
+            "--data",
+            tmp_path / "scenes",
+            "--out",
+            disk / "out",
+            "--workers",
+            0,
+            saying="nothing half-written",
+        )
+        assert not list(disk.rglob("*.tmp")) and not (disk / "out" / "triplets.csv").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
