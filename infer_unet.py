@@ -16,7 +16,7 @@ from pathlib import Path
 from data_prep import runs
 from data_prep.runs import BadInput
 
-ROWS_AT_ONCE = 256  # of a strip, while thresholds are applied and pixels counted
+PIXELS_AT_ONCE = 1 << 20  # of a block, while thresholds are applied and pixels counted
 SHOWN = (
     "iou",
     "f1",
@@ -190,7 +190,7 @@ def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
     import torch
 
     from data_prep import cover, predictions, rasters, scene_input
-    from models import tiling
+    from models import tiling, training
 
     source = scene_input.SceneInput(
         state["contract"], scene, site, args.references, args.units, args.backscatter
@@ -219,13 +219,16 @@ def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
         return predictor(torch.from_numpy(tile)[None])[0].cpu().numpy()
 
     with write_mask as mask_file, write_probability as probability_file:
-        for top, strip in tiling.predict(source.read, probability, grid.height, grid.width, **plan):
-            for row in range(0, len(strip), ROWS_AT_ONCE):
-                part = strip[row : row + ROWS_AT_ONCE]
-                mask, window = (to_mask(part, threshold), rasters.Window(0, top + row, grid.width, len(part)))
-                mask_file.write(mask, 1, window=window)
-                probability_file.write(predictions.probability_bytes(part), 1, window=window)
-                cover.count(total, mask, source.elevation(top + row, len(part)), args.elevation_step_m)
+        for top, left, block in tiling.predict(source.read, probability, grid.height, grid.width, **plan):
+            rows_at_once = max(1, PIXELS_AT_ONCE // block.shape[1])
+            for row in range(0, len(block), rows_at_once):
+                part = block[row : row + rows_at_once]
+                mask, window = to_mask(part, threshold), (top + row, left, *part.shape)
+                mask_file.write(mask, 1, window=rasters.as_window(window))
+                probability_bytes = predictions.probability_bytes(part)
+                probability_file.write(probability_bytes, 1, window=rasters.as_window(window))
+                cover.count(total, mask, source.elevation(*window), args.elevation_step_m)
+        training.give_back_memory()
         if not total[None][0]:
             bands = ", ".join(source.channels)
             raise BadInput(f"{scene.path}: no pixel has every band of the checkpoint ({bands}).")
@@ -289,7 +292,7 @@ def get_parser():
         help="probability of snow (default: chosen in training on validation)",
     )
     add("--batch", type=int, default=8, metavar="N", help="triplets at once")
-    add("--tile", type=int, default=1536, metavar="PX", help="side of a tile of a scene")
+    add("--tile", type=int, default=1600, metavar="PX", help="side of a tile of a scene")
     add(
         "--references",
         type=Path,

@@ -58,16 +58,12 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
         return {**record, "reason": pairs.RULES[tile["rule"]]}
     name = f"{s1.site}_{s1.path.stem}_{s2.path.stem}_r{box[0]:05d}c{box[1]:05d}"
     grid, tags = tile["grid"], pair["radar"].tags
-    kept = {"dates": {"date": s1.date, "s2_date": s2.date}, "units": "dB", "backscatter": tags["backscatter"]}
+    dates = {"date": s1.date, "s2_date": s2.date}
+    radiometry = {**dates, "units": "dB", "backscatter": tags["backscatter"]}
     files = {
-        "sar": (
-            tile["radar"],
-            tile["bands"],
-            np.nan,
-            {**kept["dates"], "units": "dB", "backscatter": tags["backscatter"]},
-        ),
-        "rgb": (tile["rgb"], ("red", "green", "blue"), 0, kept["dates"]),
-        "mask": (tile["mask"][None], ("snow",), 255, {**kept["dates"], "index": args.index}),
+        "sar": (tile["radar"], tile["bands"], np.nan, radiometry),
+        "rgb": (tile["rgb"], ("red", "green", "blue"), 0, dates),
+        "mask": (tile["mask"][None], ("snow",), 255, {**dates, "index": args.index}),
     }
     for kind, raster in pair["extra"].items():
         bands = [b for b in raster.bands if b.endswith("_ref")] if kind == "ref" else raster.bands[:1]
@@ -122,7 +118,7 @@ def open_journal(path: Path) -> dict[int, int]:
     return places
 
 
-def process(args, run, journal: Path) -> dict[int, int]:
+def process(args, journal: Path) -> dict[int, int]:
     """Work through all candidates, `--workers` at a time; returns where each one's journal line lies."""
     from data_prep import pairs
 
@@ -362,7 +358,7 @@ def main(args) -> int:
         (args.out / folder).mkdir(exist_ok=True)
     if args.reference != "none":
         references.write_all(sites, args)
-    places = process(args, run, journal)
+    places = process(args, journal)
     tables = write_tables(args, journal, places)
     for folder in ("dem", "landcover"):
         if not any((args.out / folder).iterdir()):

@@ -22,7 +22,7 @@ CLASSES = ("SCL", "QA60", "landcover")  # numbers that are names: never averaged
 BACKSCATTER = ("sigma0", "gamma0", "gamma0_rtc")
 PROBABILITY_SCALE = 0.004  # probability = byte * scale, written as GDAL scale; 255 = no data
 GDAL = {
-    "GDAL_CACHEMAX": 256 << 20,
+    "GDAL_CACHEMAX": 64 << 20,
     "GDAL_TIFF_INTERNAL_MASK": True,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
 }
@@ -161,7 +161,7 @@ def read(raster: Raster, bands, window=None, max_pixels: int | None = None, raw:
     """
     need_bands(raster, tuple(bands))
     numbers = [raster.bands.index(name) + 1 for name in bands]
-    area = Window(window[1], window[0], window[3], window[2]) if window else None
+    area = as_window(window) if window else None
     height, width = (window[2], window[3]) if window else (raster.grid.height, raster.grid.width)
     step = max(1.0, (height * width / max_pixels) ** 0.5) if max_pixels else 1
     shape = (len(numbers), max(1, round(height / step)), max(1, round(width / step)))
@@ -171,6 +171,12 @@ def read(raster: Raster, bands, window=None, max_pixels: int | None = None, raw:
     except RasterioError as error:
         raise BadInput(f"{raster.path}: cannot be read ({error}); fetch or write it again.") from None
     return array if raw else no_data_as_nan(array, raster, bands)
+
+
+def as_window(window: tuple[int, int, int, int]) -> Window:
+    """rasterio's window of (row, col, height, width)."""
+    row, col, height, width = window
+    return Window(col, row, width, height)
 
 
 def sample(raster: Raster, bands, pixels: int = 1 << 20) -> np.ndarray:

@@ -84,10 +84,9 @@ class SceneInput:
         planes["season"] = np.full((height, width), triplets.season_angle(self.date), np.float32)
         return triplets.assemble(self.channels, planes)
 
-    def elevation(self, row: int, height: int) -> np.ndarray | None:
-        """Elevation in metres of full-width rows, or None without a DEM."""
+    def elevation(self, row: int, col: int, height: int, width: int) -> np.ndarray | None:
+        """Elevation in metres of a window, or None without a DEM."""
         if self.dem is None:
             return None
-        return rasters.read_on(
-            self.dem, self.dem.bands[:1], self.grid.window(row, 0, height, self.grid.width), "bilinear"
-        )[0]
+        window = self.grid.window(row, col, height, width)
+        return rasters.read_on(self.dem, self.dem.bands[:1], window, "bilinear")[0]

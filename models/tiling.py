@@ -1,7 +1,7 @@
 """Predict an image too large for memory, tile by tile, equal to predicting it whole. Needs numpy only.
 
-    for row, strip in predict(read, net_probability, height, width, tile=1792, trim=112, multiple=16):
-        write(row, strip)                  # float32 (rows, width), from top to bottom, every row once
+    for row, col, block in predict(read, net_probability, height, width, (1536, 1536), trim=112, multiple=16):
+        write(row, col, block)             # float32 (rows, cols), every pixel once
 
 Tiles start at multiples of the net's pooling cell and overlap by twice `trim` pixels, which are not used:
 with trim at least the net's receptive radius, no tile sees its own border and no seam can appear. `blend`
@@ -73,8 +73,8 @@ def predict(
     trim: int,
     blend: int = 0,
     multiple: int = 16,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (row, strip) with strip float32 (rows, width), from top to bottom.
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (row, col, block) with block float32 (rows, cols), every pixel once; copy what is to be kept.
 
     read(row, col, height, width) gives the input of a tile, net(input) its prediction (height, width), NaN
     allowed. The next tile is read while the net works on this one. Memory: two tiles and one row of tiles of
@@ -82,12 +82,11 @@ def predict(
     """
     rows, cols = (starts(n, t, trim, blend, multiple) for n, t in ((height, tile[0]), (width, tile[1])))
     boxes = [(r0, c0, r1 - r0, c1 - c0) for r0, r1 in rows for c0, c1 in cols]
-    edges = [
-        0,
+    final = [
         *((a + b) // 2 - blend // 2 for a, b in seams(rows, trim)),
         height,
-    ]  # what is final after each row
-    strip, top = np.zeros((rows[0][1], width), np.float32), 0
+    ]  # rows done after each row of tiles
+    strip, top = np.zeros((max(b - a for a, b in rows) if blend else 0, width), np.float32), 0
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(read, *boxes[0])
         for number, (row, col, _, _) in enumerate(boxes):
@@ -97,16 +96,19 @@ def predict(
             i, j = divmod(number, len(cols))
             down, across = weights(rows, i, trim, blend), weights(cols, j, trim, blend)
             y, x = used(down), used(across)
-            part = net(tile_input)[y, x] * (down[y, None] * across[None, x])
-            strip[row + y.start - top : row + y.stop - top, col + x.start : col + x.stop] += part
+            part = net(tile_input)[y, x]
+            if not blend:
+                yield row + y.start, col + x.start, part
+                continue
+            place = slice(row + y.start - top, row + y.stop - top), slice(col + x.start, col + x.stop)
+            strip[place] += part * (down[y, None] * across[None, x])
             if j == len(cols) - 1:
-                done = edges[i + 1] - top
-                yield top, strip[:done]
-                bottom = rows[i + 1][1] if i + 1 < len(rows) else height
-                rest = strip[done:]
+                done = final[i] - top
+                yield top, 0, strip[:done]
                 top += done
-                strip = np.zeros((bottom - top, width), np.float32)
-                strip[: len(rest)] = rest[: len(strip)]
+                rest = row + y.stop - top  # begun, and finished by the next row of tiles
+                strip[:rest] = strip[done : done + rest]
+                strip[rest:] = 0
 
 
 def used(weight: np.ndarray) -> slice:

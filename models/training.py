@@ -34,6 +34,12 @@ def keep_memory(huge_pages: bool = False) -> None:
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: which never shrinks
 
 
+def give_back_memory() -> None:
+    """Undo keep_memory once: return what is free to the system, before something else needs the room."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """auto: CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
     if name == "auto":

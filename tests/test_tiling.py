@@ -27,22 +27,15 @@ def predict(net, image, tile, trim, blend=0):
             return net(torch.from_numpy(part)[None])[0, 0].numpy()
 
     height, width = image.shape[1:]
-    whole = np.full((height, width), np.nan, np.float32)
-    cell, last = 1 << len(net.up), 0
-    for row, strip in tiling.predict(
+    whole, seen = np.full((height, width), np.nan, np.float32), np.zeros((height, width), int)
+    for row, col, block in tiling.predict(
         lambda r, c, h, w: image[:, r : r + h, c : c + w],
-        probability,
-        height,
-        width,
-        (tile, tile),
-        trim,
-        blend,
-        cell,
-    ):
-        assert row == last  # every row once, from the top
-        whole[row : row + len(strip)] = strip
-        last = row + len(strip)
-    assert last == height
+        probability, height, width, (tile, tile), trim, blend, 1 << len(net.up),
+    ):  # fmt: skip
+        place = slice(row, row + block.shape[0]), slice(col, col + block.shape[1])
+        whole[place] = block
+        seen[place] += 1
+    assert (seen == 1).all()  # every pixel once
     return whole
 
 

@@ -161,7 +161,7 @@ def test_accumulation_equals_the_whole_batch_with_group_norm(triplets_folder, tm
     run("train_unet.py", *words, "--out", tmp_path / "a")
     run("train_unet.py", *words, "--out", tmp_path / "b", "--accumulate", 4)
     a, b = weights(tmp_path / "a" / "last.pt"), weights(tmp_path / "b" / "last.pt")
-    # AdamW divides by the gradient's size: a rounding error in a gradient near 0 moves a weight by up to a step
+    # AdamW divides by the gradient size: rounding in a gradient near 0 moves a weight by up to a step
     assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-4
     logs = [
         json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1])["train_loss"]
