@@ -224,24 +224,42 @@ def resume(learner, path: Path, contract: dict) -> dict:
     return saved["progress"]
 
 
-def out_of_memory(args, learner, task, size: int) -> str:
-    """The sentence for a batch that does not fit, naming one that does: a half, a quarter, ... is tried."""
+def try_step(args, bands: int, size: int, batch: int) -> None:
+    """One step on empty images, in a process of its own; it exits with 1 where memory does not suffice."""
     import torch
 
     from models import training
+    from models.unet import UNet
 
-    def trial(batch):
-        images = torch.zeros(batch, len(task["channels"]), size, size)
-        masks = torch.zeros(batch, size, size, dtype=torch.uint8)
-        optimise(learner, task, argparse.Namespace(**{**vars(args), "accumulate": 1}), images, masks, 0)
+    device = training.choose_device(args.device)
+    net, dtype = UNet(bands, args.width, args.depth, args.norm), training.choose_precision(device, args.amp)
+    learner = training.Learner(net, device, dtype, args.learning_rate, args.weight_decay, args.ema, 1, 1)
+    zero, one = torch.zeros(bands, device=device), torch.ones(bands, device=device)
+    task = {"mean": zero, "std": one, "forward": net, "snow_weight": 1.0}
+    masks = torch.zeros(batch, size, size, dtype=torch.uint8)
+    whole = argparse.Namespace(**{**vars(args), "accumulate": 1})
+    try:
+        optimise(learner, task, whole, torch.zeros(batch, bands, size, size), masks, 0)
+    except (RuntimeError, MemoryError):
+        sys.exit(1)
 
-    at_a_time = -(-args.batch // args.accumulate)
-    fits = training.batch_that_fits(trial, at_a_time)
-    advice = (
-        f"{fits} at a time fit: --batch {args.batch} --accumulate {-(-args.batch // fits)} computes the same"
-        if fits
-        else "not even one fits: lower --crop or --width"
-    )
+
+def out_of_memory(args, bands: int, size: int) -> str:
+    """The sentence for a batch that does not fit, naming one that does: a half, a quarter, ... is tried."""
+    import multiprocessing
+
+    at_a_time = fits = -(-args.batch // args.accumulate)
+    while fits > 1:
+        fits //= 2
+        trial = multiprocessing.get_context("spawn").Process(target=try_step, args=(args, bands, size, fits))
+        trial.start()
+        trial.join()
+        if trial.exitcode == 0:
+            parts = -(-args.batch // fits)
+            advice = f"{fits} at a time fit: --batch {args.batch} --accumulate {parts} computes the same"
+            break
+    else:
+        advice = "not even one fits: lower --crop or --width"
     return f"train_unet.py: out of memory with {at_a_time} images of {size} px at a time; {advice}."
 
 
@@ -393,12 +411,15 @@ def main(args) -> int:
     if args.dry_run:
         return runs.DONE
     run.begin("last.pt", "best.pt")
+    outcome = None
     try:
         outcome = fit(args, run, learner, task, data, contract)
     except (RuntimeError, MemoryError) as error:
         if not training.is_out_of_memory(error):
             raise
-        raise SystemExit(out_of_memory(args, learner, task, size)) from None
+    if outcome is None:  # outside the handler, whose traceback keeps the activations alive
+        training.give_back_memory()
+        raise SystemExit(out_of_memory(args, len(channels), size))
     return run.finish(
         **outcome,
         parameters=count_parameters(net),

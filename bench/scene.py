@@ -101,7 +101,7 @@ def tiled_rate(net: UNet, read, height: int, width: int, tile: int) -> float:
 
 
 def tiled_shares(net: UNet, scene: Path, tile: int, rounds: int = 3) -> dict:
-    """Rates of tiling.predict over the bare model's, from memory and from the compressed file, alternating."""
+    """Rates of tiling.predict over the bare model's, from memory and from the deflated file, alternating."""
     raster = rasters.open_radar(scene)
     height, width = raster.grid.height, raster.grid.width
     array = rasters.read(raster, ["VV", "VH"])

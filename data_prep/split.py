@@ -93,21 +93,15 @@ def by_both(rows, args) -> list[str]:
 
 
 def by_block(rows, args) -> list[str]:
-    """Square blocks of ground dealt to splits; tiles within --buffer-m of another split's block stay out."""
-    boxes = footprints_m(rows)
-    size = args.block_m
+    """Square blocks of ground dealt to splits; tiles within --buffer-m of another split's are left out."""
+    boxes, size = footprints_m(rows), args.block_m
     names = [f"{math.floor((w + e) / 2 / size)},{math.floor((s + n) / 2 / size)}" for w, s, e, n in boxes]
     dealt = deal(grouped(names, rows), args.fractions, args.seed)
     splits = [dealt[name] for name in names]
-    margin = args.buffer_m
-    kept = []
-    for (w, s, e, n), split in zip(boxes, splits, strict=True):
-        clash = any(
-            other != split and w - margin < e2 and w2 < e + margin and s - margin < n2 and s2 < n + margin
-            for (w2, s2, e2, n2), other in zip(boxes, splits, strict=True)
-        )
-        kept.append("" if clash else split)
-    return kept
+    close = {
+        i for pair in neighbours(boxes, args.buffer_m) for i in pair if len({splits[j] for j in pair}) > 1
+    }
+    return ["" if i in close else split for i, split in enumerate(splits)]
 
 
 METHODS = {"site": by_site, "year": by_year, "site-year": by_both, "block": by_block}
@@ -126,18 +120,24 @@ def footprints_m(rows) -> list[tuple[float, float, float, float]]:
     return boxes
 
 
-def shared_ground(rows, splits) -> tuple[str, str] | None:
-    """Ids of two tiles in different splits whose footprints overlap, or None. Sweeps from west to east."""
-    boxes = footprints_m(rows)
-    order = sorted((i for i in range(len(rows)) if splits[i]), key=lambda i: boxes[i][0])
+def neighbours(boxes, margin_m: float):
+    """Yield (i, j) of boxes less than `margin_m` apart (0: overlapping by more than a metre)."""
+    gap = margin_m - 1  # metres; grids of neighbouring zones do not match to the last metre
     active: list[int] = []
-    for i in order:
-        w, s, _, n = boxes[i]
-        active = [j for j in active if boxes[j][2] > w + 1]
-        for j in active:
-            if splits[j] != splits[i] and s + 1 < boxes[j][3] and boxes[j][1] + 1 < n:
-                return rows[j]["id"], rows[i]["id"]
+    for i in sorted(range(len(boxes)), key=lambda i: boxes[i][0]):
+        west, south, _, north = boxes[i]
+        active = [j for j in active if boxes[j][2] + gap > west]
+        yield from ((j, i) for j in active if south < boxes[j][3] + gap and boxes[j][1] < north + gap)
         active.append(i)
+
+
+def shared_ground(rows, splits) -> tuple[str, str] | None:
+    """Ids of two tiles in different splits whose footprints overlap, or None."""
+    used = [i for i, split in enumerate(splits) if split]
+    boxes = footprints_m([rows[i] for i in used])
+    for a, b in neighbours(boxes, 0):
+        if splits[used[a]] != splits[used[b]]:
+            return rows[used[a]]["id"], rows[used[b]]["id"]
     return None
 
 
@@ -213,6 +213,12 @@ def main(args) -> int:
     if run.finished():
         return runs.DONE
     splits = METHODS[args.by](source.rows, args)
+    empty = [name for name, fraction in args.fractions.items() if fraction and name not in splits]
+    if empty:
+        raise BadInput(
+            f"{args.data}: nothing is left for split {', '.join(empty)} with --by {args.by}; bring more "
+            "ground or years, or lower --buffer-m."
+        )
     clash = None if args.by == "year" else shared_ground(source.rows, splits)
     if clash:
         raise BadInput(

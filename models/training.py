@@ -35,7 +35,9 @@ def keep_memory(huge_pages: bool = False) -> None:
 
 
 def give_back_memory() -> None:
-    """Undo keep_memory once: return what is free to the system, before something else needs the room."""
+    """Return what is free to the system once, before something else needs the room."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 
@@ -286,19 +288,6 @@ class Predictor:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def batch_that_fits(step, batch: int) -> int:
-    """The largest of batch/2, batch/4, ... for which step(batch) runs; 0 if not even one image does."""
-    while batch > 1:
-        batch //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        try:
-            step(batch)
-            return batch
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-    return 0
+    """Also for the words of torch's and oneDNN's CPU allocators, which have no exception of their own."""
+    words = ("can't allocate memory", "could not create a primitive", "could not create a memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in str(error) for w in words)

@@ -326,7 +326,7 @@ def test_input_must_cover_the_contract(scene, triplets_folder, trained, tmp_path
     stack = rasters.read(raster, ["VV", "VH"])
     tags = {"units": "dB", "backscatter": "sigma0"}
     cases = {
-        "one-band": (stack[:1], ("VV",), tags, "VH not found among VV"),
+        "one-band": (stack[:1], ("VV",), tags, "needs band VH"),
         "other": (stack, ("VV", "VH"), {**tags, "backscatter": "gamma0_rtc"}, "gamma0_rtc"),
         "unnamed": (stack, ("", ""), tags, "VV, VH not found"),
         "no-units": (stack, ("VV", "VH"), {"backscatter": "sigma0"}, "--units"),

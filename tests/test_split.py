@@ -73,7 +73,7 @@ def test_by_site_and_year_both_are_new(curated, tmp_path):
 
 def test_by_block_keeps_its_distance(tmp_path):
     site = write_site(tmp_path / "scenes", "wide", 1, height=640, width=640)
-    run("curate", "--data", tmp_path / "scenes", "--out", tmp_path / "c", "--workers", 0, "--tile", 64)
+    run("curate", "--data", tmp_path / "scenes", "--out", tmp_path / "c", "--workers", 0, "--tile", 32)
     run(
         "split",
         "--data",
@@ -88,12 +88,12 @@ def test_by_block_keeps_its_distance(tmp_path):
         300,
     )
     rows = table(tmp_path / "s" / "triplets.csv")
-    assert site.name == "wide" and len(rows) == 100 and any(not row["split"] for row in rows)
+    assert site.name == "wide" and len(rows) == 400 and any(not row["split"] for row in rows)
     kept = [(row["split"], int(row["row"]), int(row["col"])) for row in rows if row["split"]]
     for a, r, c in kept:
         for b, r2, c2 in kept:
             if a != b:
-                gap = max(abs(r - r2), abs(c - c2)) - 64
+                gap = max(abs(r - r2), abs(c - c2)) - 32
                 assert gap * 10 >= 300 - 15  # pixels of 10 m; metres on a sphere differ a little from UTM's
     assert {a for a, _, _ in kept} == {"train", "val", "test"}
 
@@ -110,7 +110,12 @@ def test_two_sites_on_one_ground_are_refused_unless_on_one_side(tmp_path):
             zip(
                 (row["site"] for row in rows),
                 split.by_site(
-                    rows, type("A", (), {"fractions": {"train": 0.6, "val": 0.2, "test": 0.2}, "seed": seed})
+                    rows,
+                    type(
+                        "A",
+                        (),
+                        {"fractions": {"train": 1 - 0.2 - 0.2, "val": 0.2, "test": 0.2}, "seed": seed},
+                    ),
                 ),
                 strict=True,
             )

@@ -64,7 +64,7 @@ def test_resume_may_come_from_another_folder(triplets_folder, trained, tmp_path)
         "train_unet.py",
         *words,
         "--out",
-        tmp_path / "c",
+        tmp_path / "d",
         "--width",
         8,
         "--resume",
