@@ -190,7 +190,7 @@ def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
     import torch
 
     from data_prep import cover, predictions, rasters, scene_input
-    from models import tiling, training
+    from models import tiling
 
     source = scene_input.SceneInput(
         state["contract"], scene, site, args.references, args.units, args.backscatter
@@ -228,7 +228,6 @@ def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
                 probability_bytes = predictions.probability_bytes(part)
                 probability_file.write(probability_bytes, 1, window=rasters.as_window(window))
                 cover.count(total, mask, source.elevation(*window), args.elevation_step_m)
-        training.give_back_memory()
         if not total[None][0]:
             bands = ", ".join(source.channels)
             raise BadInput(f"{scene.path}: no pixel has every band of the checkpoint ({bands}).")
@@ -332,7 +331,7 @@ def main(args) -> int:
     if args.workers is None:
         args.workers = min(4, runs.core_count() - 1)
     on_triplets = manifest.exists() or (args.data / "SAR").is_dir()
-    training.keep_memory()
+    training.use_huge_pages()
     dtype = training.choose_precision(device, args.amp)
     predictor = training.Predictor(net, state["contract"], device, dtype)
     threshold = state["threshold"] if args.threshold is None else args.threshold

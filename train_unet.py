@@ -366,7 +366,8 @@ def main(args) -> int:
     steps_per_epoch = len(batches.shuffled(len(rows), args.batch, 0, 0))
     weight = {"none": 1.0, "balanced": min(100.0, max(0.01, train["snow_free"] / max(1, train["snow"])))}
 
-    training.keep_memory(huge_pages=True)
+    training.use_huge_pages()
+    training.keep_memory()
     torch.manual_seed(args.seed)
     net = UNet(len(channels), args.width, args.depth, args.norm)
     if args.init:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from data_prep import runs  # noqa: E402
 from models import training  # noqa: E402
 
-training.keep_memory()
+training.use_huge_pages()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 from data_prep import runs  # noqa: E402
 from models import training  # noqa: E402
 
-training.keep_memory(huge_pages=True)
+training.use_huge_pages()
+training.keep_memory()
 
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402

@@ -22,14 +22,19 @@ class CheckpointError(ValueError):
 # ---- memory, device and precision --------------------------------------------------------------------------
 
 
-def keep_memory(huge_pages: bool = False) -> None:
-    """Keep freed memory: glibc gives large blocks back, at a page fault per 4 KiB of their next use.
+def use_huge_pages() -> None:
+    """Let torch ask Linux for pages of 2 MiB instead of 4 KiB. Call it before the first tensor is made."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first large allocation
 
-    Call it before the first tensor is made. huge_pages speeds training up a little and takes more memory.
+
+def keep_memory() -> None:
+    """Keep freed memory: glibc gives large blocks back, at a page fault for each page of their next use.
+
+    Call it before the first tensor is made. Faster by a third on a CPU, but the heap grows by what falls
+    between its blocks: not for jobs whose memory must stay bounded.
     """
-    if huge_pages:
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first large allocation
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: which never shrinks
 
@@ -38,7 +43,8 @@ def give_back_memory() -> None:
     """Return what is free to the system once, before something else needs the room."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 
