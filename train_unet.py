@@ -397,6 +397,7 @@ def main(args) -> int:
         "mean": train["mean"],
         "std": train["std"],
         "tile": size,
+        "speckle": triplets.speckle_of(rows[0]),
     }
     runs.say(
         f"U-Net of {count_parameters(net) / 1e6:.2f} M parameters on {device.type}, "

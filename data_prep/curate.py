@@ -10,6 +10,7 @@ goes on where it was.
 import csv
 import itertools
 import json
+import shutil
 import sys
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -18,6 +19,8 @@ from pathlib import Path
 from data_prep import runs
 from data_prep.runs import BadInput
 
+KEPT_TAGS = ("units", "backscatter", "rule", "dates", "product", "date", "source")
+FOLDERS = ("sar", "rgb", "mask", "dem", "landcover", "ref")
 DUPLICATE_DB = 0.5  # mean difference over sampled pixels; independent speckle of 4.4 looks differs by 3 dB
 SHIFT_PX, SHIFT_RESPONSE = 3.0, 0.15  # found on the sample: true pairs stay below either
 SHARES = ("radar_share", "optical_share", "cloud_share", "valid_fraction", "snow_fraction")
@@ -59,7 +62,7 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
     name = f"{s1.site}_{s1.path.stem}_{s2.path.stem}_r{box[0]:05d}c{box[1]:05d}"
     grid, tags = tile["grid"], pair["radar"].tags
     dates = {"date": s1.date, "s2_date": s2.date}
-    radiometry = {**dates, "units": "dB", "backscatter": tags["backscatter"]}
+    radiometry = {**dates, "units": "dB", "backscatter": tags["backscatter"], "speckle": args.speckle}
     files = {
         "sar": (tile["radar"], tile["bands"], np.nan, radiometry),
         "rgb": (tile["rgb"], ("red", "green", "blue"), 0, dates),
@@ -73,7 +76,7 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
             np.nan_to_num(values).astype(np.uint8) if kind == "landcover" else values,
             label,
             0 if kind == "landcover" else np.nan,
-            {"units": "m"} if kind == "dem" else raster.tags,
+            {name: raster.tags[name] for name in KEPT_TAGS if name in raster.tags},
         )
     for kind, (array, bands, nodata, label) in files.items():
         rasters.write(args.out / kind / f"{name}.tif", array, bands, grid, nodata, **label)
@@ -188,12 +191,14 @@ def drop_repeats(records: list[dict]) -> None:
 
     kept: dict[tuple, list] = {}
     for record in sorted((r for r in records if not r["rule"]), key=lambda r: (abs(r["gap_hours"]), r["id"])):
-        here = kept.setdefault((record["row"], record["col"]), [])
+        ground = round(record["latitude"], 4), round(record["longitude"], 4)
+        here = kept.setdefault(ground, [])
         pixels = np.array(record["pixels_db"], float)
         for other, other_pixels in here:
             same = record["s1"] == other["s1"]
             if not same and (
-                pixels.shape != other_pixels.shape
+                record["date"] != other["date"]
+                or pixels.shape != other_pixels.shape
                 or not np.nanmean(np.abs(pixels - other_pixels)) < DUPLICATE_DB
             ):
                 continue
@@ -205,7 +210,7 @@ def drop_repeats(records: list[dict]) -> None:
 
 
 def remove_files(record: dict, out: Path) -> None:
-    for kind in ("sar", "rgb", "mask", "dem", "landcover", "ref"):
+    for kind in FOLDERS:
         if record.get(kind):
             (out / record[kind]).unlink(missing_ok=True)
 
@@ -350,11 +355,13 @@ def main(args) -> int:
         cut, alone = found.count(False), found.count(True)
         runs.say(f"{len(sites)} sites, {cut} pairs to cut into tiles, {alone} scenes without a partner")
         return runs.DONE
-    run.begin()
     journal = args.out / "journal.jsonl"
-    if args.overwrite:
+    if args.overwrite:  # before the new arguments are on record: nothing of the old ones may be gone on from
         journal.unlink(missing_ok=True)
-    for folder in ("sar", "rgb", "mask", "dem", "landcover", "ref"):
+        for folder in FOLDERS:
+            shutil.rmtree(args.out / folder, ignore_errors=True)
+    run.begin()
+    for folder in FOLDERS:
         (args.out / folder).mkdir(exist_ok=True)
     if args.reference != "none":
         references.write_all(sites, args)

@@ -99,7 +99,7 @@ def open_pair(site: Path, s1, s2, args) -> dict:
     orbit = scenes.relative_orbit(radar, s1)
     reference = args.out / "ref" / site.name / f"{orbit}_{args.reference}.tif"
     if args.reference != "none" and reference.exists():
-        extra["ref"] = rasters.open_header(reference)
+        extra["ref"] = rasters.open_reference(reference, radar)
     for raster in extra.values():
         rasters.need_crs(raster)
     cloud_band = next((name for name in ("SCL", "QA60") if name in optical.bands), None)
@@ -146,7 +146,10 @@ def read_optical_tile(pair: dict, grid, args) -> dict:
     """Mask (0, 1, 255), RGB picture, and the shares of optical data and cloud in the tile."""
     optical, cloud_band = pair["optical"], pair["cloud_band"]
     names = ["B02", "B03", "B04", "B08", "B11"] + ([cloud_band] if cloud_band else [])
-    values = dict(zip(names, rasters.read_on(optical, names, grid, "nearest"), strict=True))
+    margin = 0 if cloud_band == "SCL" else args.cloud_buffer_px + args.shadow_reach_px
+    wide = grid.window(-margin, -margin, grid.height + 2 * margin, grid.width + 2 * margin)
+    inner = slice(margin, margin + grid.height), slice(margin, margin + grid.width)
+    values = dict(zip(names, rasters.read_on(optical, names, wide, "nearest"), strict=True))
     scale = 10000 if optical.units == "reflectance*10000" else 1
     offset = float(optical.tags.get("offset", 0))
     bands = {name: snow_index.reflectance(values[name], offset, scale) for name in names[:5]}
@@ -162,6 +165,7 @@ def read_optical_tile(pair: dict, grid, args) -> dict:
         )
         cloud = snow_index.grow(cloud & seen, args.cloud_buffer_px)
         cloud |= snow_index.cloud_shadow(bands["B08"], snow, cloud, args.shadow_reach_px)
+    bands, seen, cloud = {name: band[inner] for name, band in bands.items()}, seen[inner], cloud[inner]
     landcover = pair["extra"].get("landcover")
     cover = rasters.read_on(landcover, landcover.bands[:1], grid, "nearest")[0] if landcover else None
     mask = snow_index.snow_mask(bands, args.index, cloud, pair["season"], cover)

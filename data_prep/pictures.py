@@ -180,7 +180,7 @@ def probability_histogram(
         )
     left.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}")
     left.set(xlabel="predicted probability of snow", ylabel="pixels", yscale="log", xlim=(0, 1))
-    left.legend(frameon=False, fontsize=7)
+    left.legend(framealpha=0.9, edgecolor="none", fontsize=7)
     right.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="calibrated")
     used = [row for row in calibration if row["pixels"]]
     right.plot(

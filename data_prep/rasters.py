@@ -140,6 +140,17 @@ def open_radar(path: Path, units: str | None = None, backscatter: str | None = N
     return raster
 
 
+def open_reference(path: Path, radar: Raster) -> Raster:
+    """Header of a same-track reference, checked against the scene it will be compared with."""
+    reference = open_header(path)
+    found, wanted = reference.tags.get("backscatter"), radar.tags["backscatter"]
+    if found != wanted:
+        raise BadInput(
+            f"{path}: backscatter {found}, but {radar.path} has {wanted}; make the reference of its kind."
+        )
+    return reference
+
+
 def open_optical(path: Path) -> Raster:
     """Header of a Sentinel-2 raster, checked: the bands the snow indices need, CRS, units tag."""
     raster = open_header(path)
@@ -150,6 +161,10 @@ def open_optical(path: Path) -> Raster:
             f"{path}: tag units={raster.units!r}, expected 'reflectance*10000' or 'reflectance' "
             "(0..1); set the tag to what the values are."
         )
+    try:
+        float(raster.tags.get("offset", 0))
+    except ValueError:
+        raise BadInput(f"{path}: tag offset={raster.tags['offset']!r} is no number.") from None
     return raster
 
 

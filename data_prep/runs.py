@@ -242,11 +242,19 @@ def fingerprint(path: Path) -> dict:
             with open(path, "rb") as stream:
                 return {"path": str(path), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
         return {"path": str(path), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-    digest, count, size = hashlib.sha256(), 0, 0
-    for folder, names, files in os.walk(path):
+    digest, count, size, seen = hashlib.sha256(), 0, 0, set()
+    for folder, names, files in os.walk(path, followlinks=True):
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in seen:
+            names.clear()  # a loop of links
+            continue
+        seen.add((here.st_dev, here.st_ino))
         names.sort()
         for name in sorted(files):
-            state = os.stat(os.path.join(folder, name))
+            try:
+                state = os.stat(os.path.join(folder, name))
+            except OSError as error:
+                raise BadInput(f"{os.path.join(folder, name)}: cannot be read ({error.strerror}).") from None
             where = os.path.relpath(os.path.join(folder, name), path)
             digest.update(f"{where}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
             count, size = count + 1, size + state.st_size

@@ -32,6 +32,11 @@ class SceneInput:
                 f"{path}: the checkpoint was trained on {contract['units']} pictures, not on backscatter; "
                 "train one on triplets, or give it pictures."
             )
+        if contract.get("speckle", "none") != "none":
+            raise BadInput(
+                f"{path}: the checkpoint was trained on radar with a {contract['speckle']} filter, scenes are not "
+                "filtered; train one on triplets curated with --speckle none."
+            )
         self.raster = rasters.open_radar(path, units, backscatter)
         found = self.raster.tags["backscatter"]
         if found != contract["backscatter"]:
@@ -49,6 +54,8 @@ class SceneInput:
                 kind = triplets.PLANE_FILE.get(plane, "sar")
                 self.files.setdefault(kind, (self._open(kind, plane, site, references), []))[1].append(plane)
         self.dem = rasters.open_header(site / "dem.tif") if site and (site / "dem.tif").exists() else None
+        if self.dem:
+            rasters.need_crs(self.dem)
 
     def _open(self, kind: str, plane: str, site: Path | None, references: Path | None) -> rasters.Raster:
         if kind == "sar":
@@ -66,7 +73,9 @@ class SceneInput:
                     f"{self.raster.path}: the checkpoint needs band {plane}, and there is no {kind} file for "
                     f"it ({name} beside the scenes)."
                 )
-            raster = rasters.open_header(found[0])
+            opened = rasters.open_header(found[0])
+            raster = rasters.open_reference(found[0], self.raster) if kind == "ref" else opened
+            rasters.need_crs(raster)
         if kind == "dem":
             return rasters.replace(raster, bands=("elevation", *raster.bands[1:]))
         if plane not in raster.bands:

@@ -1,12 +1,11 @@
 """Scenes on disk: sites, acquisitions by name and date, tracks, and the stretch of a whole scene."""
 
+import datetime
 import functools
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from data_prep import sar
 from data_prep.rasters import RADAR, Raster, open_header, sample
@@ -72,9 +71,10 @@ def list_scenes(site: Path, sensor: str) -> list[Scene]:
                 f"{path}: named neither <YYYY-MM-DD>.tif nor <YYYY-MM-DD>T<HHMMSS>_<orbit>.tif; rename it."
             )
         try:
-            np.datetime64(match["date"])
+            time = match["time"] or "000000"
+            datetime.datetime.fromisoformat(f"{match['date']}T{time[:2]}:{time[2:4]}:{time[4:]}")
         except ValueError:
-            raise BadInput(f"{path}: {match['date']} is no date; rename it.") from None
+            raise BadInput(f"{path}: its name holds no date and time of day that exist; rename it.") from None
         found.append(Scene(Path(site).name, path, match["date"], match["time"] or "", match["orbit"] or ""))
     return found
 

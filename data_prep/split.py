@@ -16,6 +16,7 @@ from pathlib import Path
 from data_prep import runs
 from data_prep.runs import BadInput
 
+METRES_A_DEGREE = 111195  # of a great circle on a sphere of 6371 km
 FOLDERS = ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
 
 
@@ -94,8 +95,14 @@ def by_both(rows, args) -> list[str]:
 
 def by_block(rows, args) -> list[str]:
     """Square blocks of ground dealt to splits; tiles within --buffer-m of another split's are left out."""
-    boxes, size = footprints_m(rows), args.block_m
-    names = [f"{math.floor((w + e) / 2 / size)},{math.floor((s + n) / 2 / size)}" for w, s, e, n in boxes]
+    boxes = footprints(rows)
+    names = []
+    for west, south, east, north in boxes:
+        latitude = (south + north) / 2
+        x = (west + east) / 2 * METRES_A_DEGREE * math.cos(math.radians(latitude))
+        names.append(
+            f"{math.floor(x / args.block_m)},{math.floor(latitude * METRES_A_DEGREE / args.block_m)}"
+        )
     dealt = deal(grouped(names, rows), args.fractions, args.seed)
     splits = [dealt[name] for name in names]
     close = {
@@ -107,34 +114,41 @@ def by_block(rows, args) -> list[str]:
 METHODS = {"site": by_site, "year": by_year, "site-year": by_both, "block": by_block}
 
 
-def footprints_m(rows) -> list[tuple[float, float, float, float]]:
-    """West, south, east, north of every tile in metres (sinusoidal sphere: areas and neighbours agree)."""
+def footprints(rows) -> list[tuple[float, float, float, float]]:
+    """West, south, east, north of every tile in WGS84 degrees."""
     from data_prep import rasters
 
-    boxes = []
-    for row in rows:
-        grid = rasters.open_header(row["mask"]).grid
-        west, south, east, north = grid.geographic_bounds()
-        middle = math.cos(math.radians((south + north) / 2))
-        boxes.append((west * 111195 * middle, south * 111195, east * 111195 * middle, north * 111195))
-    return boxes
+    return [rasters.open_header(row["mask"]).grid.geographic_bounds() for row in rows]
 
 
 def neighbours(boxes, margin_m: float):
     """Yield (i, j) of boxes less than `margin_m` apart (0: overlapping by more than a metre)."""
     gap = margin_m - 1  # metres; grids of neighbouring zones do not match to the last metre
+
+    def east_west(*pair) -> float:
+        """The gap in degrees of longitude, at the higher latitude of two boxes."""
+        latitude = max(abs(boxes[k][side]) for k in pair for side in (1, 3))
+        return gap / (METRES_A_DEGREE * max(0.01, math.cos(math.radians(latitude))))
+
+    widest, north_south = max((east_west(k) for k in range(len(boxes))), default=0), gap / METRES_A_DEGREE
     active: list[int] = []
     for i in sorted(range(len(boxes)), key=lambda i: boxes[i][0]):
         west, south, _, north = boxes[i]
-        active = [j for j in active if boxes[j][2] + gap > west]
-        yield from ((j, i) for j in active if south < boxes[j][3] + gap and boxes[j][1] < north + gap)
+        active = [j for j in active if boxes[j][2] + max(0, widest) > west]
+        for j in active:
+            if (
+                boxes[j][2] + east_west(i, j) > west
+                and south < boxes[j][3] + north_south
+                and boxes[j][1] < north + north_south
+            ):
+                yield j, i
         active.append(i)
 
 
 def shared_ground(rows, splits) -> tuple[str, str] | None:
     """Ids of two tiles in different splits whose footprints overlap, or None."""
     used = [i for i, split in enumerate(splits) if split]
-    boxes = footprints_m([rows[i] for i in used])
+    boxes = footprints([rows[i] for i in used])
     for a, b in neighbours(boxes, 0):
         if splits[used[a]] != splits[used[b]]:
             return rows[used[a]]["id"], rows[used[b]]["id"]

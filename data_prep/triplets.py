@@ -107,7 +107,9 @@ def read_manifest(folder: Path) -> Triplets:
             rows = list(reader)
     except (csv.Error, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not a readable CSV file ({error}).") from None
-    missing = {"id", "site", "s1_date", "sar", "mask", "backscatter", "split"} - set(reader.fieldnames or ())
+    missing = (
+        set(COLUMNS) - {"mask_wet", "dem", "landcover", "ref", "orbit_state"} - set(reader.fieldnames or ())
+    )
     if missing:
         raise BadInput(
             f"{path}: column {', '.join(sorted(missing))} missing; was it written by data_prep.curate?"
@@ -174,7 +176,7 @@ def read_original(folder: Path) -> Triplets:
 
 def write_manifest(path: Path, rows) -> None:
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="")
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -196,7 +198,10 @@ def planes_needed(channels) -> tuple[str, ...]:
 
 def season_angle(date: str) -> float:
     """Angle of the day in the year, 0 on 1 January, 2 pi a year later."""
-    day = datetime.date.fromisoformat(date[:10]).timetuple().tm_yday
+    try:
+        day = datetime.date.fromisoformat(date[:10]).timetuple().tm_yday
+    except ValueError:
+        raise BadInput(f"the season needs a date, found {date!r}; leave the season out of --bands.") from None
     return 2 * math.pi * (day - 1) / 365.25
 
 
@@ -235,8 +240,8 @@ def read_image(row: dict, channels) -> np.ndarray:
             for name, values in zip(names, rasters.read(raster, names), strict=True):
                 planes[name] = values
     if "season" in planes_needed(channels):
-        like = next(iter(planes.values()))
-        planes["season"] = np.full(like.shape, season_angle(row["s1_date"]), np.float32)
+        size = next(iter(planes.values())).shape if planes else picture_size(row)
+        planes["season"] = np.full(size, season_angle(row["s1_date"]), np.float32)
     sizes = {values.shape for values in planes.values()}
     if len(sizes) > 1:
         raise BadInput(f"{row['id']}: its files differ in size ({', '.join(map(str, sorted(sizes)))}).")
@@ -342,3 +347,10 @@ def picture_size(row: dict) -> tuple[int, int]:
         return rasters.read_png(row["sar"]).shape[:2]
     grid = rasters.open_header(row["sar"]).grid
     return grid.height, grid.width
+
+
+def speckle_of(row: dict) -> str:
+    """The speckle filter a triplet was made with; "none" where its file does not say."""
+    if row["sar"].suffix == ".png":
+        return "none"
+    return rasters.open_header(row["sar"]).tags.get("speckle", "none")

@@ -360,6 +360,61 @@ def test_other_arguments_are_refused_unless_told_to_overwrite(world, tmp_path):
     assert result(curate(world, tmp_path / "out", "--limit", 3, "--overwrite"))["kept"] == 3
 
 
+def test_overwriting_keeps_nothing_of_the_old_run(tmp_path):
+    """Other speckle, another reference: neither tiles nor references of before may be left."""
+    site = write_site(tmp_path / "scenes", "a", 1)
+    summer = site / "s1" / "2020-07-10_044.tif"
+    write_radar(summer, np.zeros((96, 96), bool), grid(east=610000), 5)
+    curate(tmp_path / "scenes", tmp_path / "out", "--tile", 48)
+    assert len(table(tmp_path / "out" / "triplets.csv")) == 4
+    write_radar(summer, np.ones((96, 96), bool), grid(east=610000), 5)
+    curate(tmp_path / "scenes", tmp_path / "out", "--overwrite", "--speckle", "lee")
+    (row,) = table(tmp_path / "out" / "triplets.csv")
+    assert [p.name for p in (tmp_path / "out" / "sar").iterdir()] == [row["sar"][4:]]
+    reference = rasters.read(rasters.open_header(tmp_path / "out" / row["ref"]), ["VV_ref"])
+    assert -14.5 < np.nanmean(reference) < -13
+    assert rasters.open_header(tmp_path / "out" / row["sar"]).tags["speckle"] == "lee"
+
+
+def test_a_cloud_beyond_the_seam_casts_its_shadow_into_the_tile(tmp_path):
+    site, where = write_site(tmp_path / "scenes", "a", 1), grid(east=610000)
+    soil = np.tile(np.array([900, 1100, 1300, 2200, 2600, 0], np.uint16)[:, None, None], (1, 96, 96))
+    soil[:5, :, 48:56] = np.array([6000, 6000, 6000, 6000, 5000], np.uint16)[
+        :, None, None
+    ]  # bright, right of the seam
+    soil[5, :, 48:56] = 1024
+    soil[:5, :, 40:46] = np.array([300, 300, 300, 500, 400], np.uint16)[:, None, None]  # dark, left of it
+    bands = ("B02", "B03", "B04", "B08", "B11", "QA60")
+    rasters.write(next((site / "s2").iterdir()), soil, bands, where, 0, units="reflectance*10000")
+    curate(tmp_path / "scenes", tmp_path / "out", "--tile", 48)
+    left = next(r for r in table(tmp_path / "out" / "triplets.csv") if r["row"] == "0" and r["col"] == "0")
+    mask = rasters.read(rasters.open_header(tmp_path / "out" / left["mask"]), ["snow"], raw=True)[0]
+    assert (mask[:, 40:46] == 255).all() and (mask[:, :40] == 0).all()
+
+
+def test_same_site_on_two_grids_is_not_a_repeat(tmp_path):
+    """A second optical scene of other ground, same radar date: both tiles are kept."""
+    site = write_site(tmp_path / "scenes", "a", 1, height=192, width=96)
+    s1, s2 = (next((site / sensor).iterdir()) for sensor in ("s1", "s2"))
+    raster = rasters.open_header(s2)
+    stack = rasters.read(raster, raster.bands, raw=True).astype(np.uint16)
+    tags = {"units": "reflectance*10000"}
+    for name, row in ((s2.name, 0), ("2021-01-10T111500.tif", 96)):
+        part = raster.grid.window(row, 0, 96, 96)
+        rasters.write(site / "s2" / name, stack[:, row : row + 96], raster.bands, part, 0, **tags)
+    curate(tmp_path / "scenes", tmp_path / "out")
+    assert len(table(tmp_path / "out" / "triplets.csv")) == 2 and s1.exists()
+
+
+def test_a_time_that_does_not_exist_is_refused(tmp_path):
+    site = write_site(tmp_path / "scenes", "a", 1)
+    path = next((site / "s1").iterdir())
+    path.rename(path.with_name("2021-01-10T246000_044.tif"))
+    refuse(
+        "curate", "--data", tmp_path / "scenes", "--out", tmp_path / "out", "--workers", 0, saying="rename it"
+    )
+
+
 # ---- real scenes -------------------------------------------------------------------------------------------
 
 

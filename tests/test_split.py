@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 from collections import defaultdict
 
 import pytest
@@ -141,6 +142,31 @@ def test_deal_gives_every_split_snow_while_it_lasts():
             [7, 2, 3],
             [6, 3, 3],
         )
+
+
+@pytest.mark.parametrize("place", [(9.0, 46.0), (-111.0, 45.0), (171.0, -44.0), (25.0, 66.0)])
+@pytest.mark.parametrize("across", [True, False])
+def test_neighbours_by_distance_on_the_ground(place, across):
+    """Two tiles of 1 km, straight north-south or east-west of each other, `apart` metres between their edges."""
+    longitude, latitude = place
+    tall = 1000 / 111195
+    wide = tall / math.cos(math.radians(latitude))
+
+    def boxes(apart):
+        step = (1000 + apart) / 1000
+        x, y = (step * wide, 0) if across else (0, step * tall)
+        first = (longitude, latitude, longitude + wide, latitude + tall)
+        return [first, (first[0] + x, first[1] + y, first[2] + x, first[3] + y)]
+
+    for apart, margin, close in (
+        (100, 2000, True),
+        (1900, 2000, True),
+        (2100, 2000, False),
+        (-250, 0, True),
+        (0, 0, False),
+        (5, 0, False),
+    ):
+        assert bool(list(split.neighbours(boxes(apart), margin))) is close, (apart, margin)
 
 
 def test_hydrological_years():
