@@ -9,6 +9,7 @@ metrics.json, per_image.csv, histogram.png, overlays.png, snow_cover.csv. Out fo
 and snow_cover.csv. An interrupted run goes on with the next scene.
 """
 
+import datetime
 import json
 import sys
 from pathlib import Path
@@ -60,6 +61,8 @@ def choose_triplets(args, state):
             f"{contract['backscatter']}; use triplets or a checkpoint of the same kind."
         )
     triplets.inspect(chosen, tuple(contract["bands"]), state["target"], args.skip_bad, "reading")
+    if not chosen.rows:
+        raise BadInput(f"{args.data}: none of its triplets can be used; the first: {chosen.bad[0]}")
     return chosen
 
 
@@ -123,8 +126,9 @@ def score_triplets(args, run, predictor, state, threshold: float) -> dict:
     pictures.probability_histogram(
         args.out / "histogram.png", histogram.snow, histogram.snow_free, threshold, title, calibration
     )
+    bands, target = state["contract"]["bands"][:1], state["target"]
     panels = [
-        predictions.panel(args.out, row, caption)
+        predictions.panel(args.out, row, caption, target, bands)
         for row, caption in from_best_to_worst(args, chosen, per_image)
     ]
     pictures.overlays(args.out / "overlays.png", panels, f"{title}: from best to worst")
@@ -171,10 +175,12 @@ def list_inputs(args) -> list[tuple]:
         ][: args.limit]
     match = scenes.SCENE_NAME.fullmatch(args.data.name)
     date = match["date"] if match else rasters.open_header(args.data).tags.get("date", "")[:10]
-    if not date:
+    try:
+        datetime.date.fromisoformat(date)
+    except ValueError:
         raise BadInput(
             f"{args.data}: no date in its name or tags; name it <YYYY-MM-DD>.tif or set the tag 'date'."
-        )
+        ) from None
     site = args.data.resolve().parent.parent
     inside = (site / "site.json").exists()
     name = site.name if inside else args.data.stem
@@ -320,12 +326,14 @@ def main(args) -> int:
     run = runs.Run(args, [manifest if manifest.exists() else args.data, args.weights])
     if run.finished():
         return runs.DONE
+    from data_prep import triplets
     from models import training
 
     try:
         state = training.load_checkpoint(args.weights)
         net = training.build_net(state, args.weights)
         device = training.choose_device(args.device)
+        triplets.check_channels(tuple(state["contract"]["bands"]))
     except ValueError as error:
         raise BadInput(f"{error}.") from None
     if args.workers is None:

@@ -16,6 +16,9 @@ SCENES=${DATA:+$(absolute "$DATA")}; SCENES=${SCENES:-data/sample/scenes}
 cd "$root"
 python=.venv/bin/python
 
+for number in "${FROM:-1}" "${ONLY:-1}"; do
+  case $number in *[!0-9]*) echo "runbook.sh: FROM or ONLY is '$number': expected a step's number." >&2; exit 2 ;; esac
+done
 case ${SIZE:-default} in
   default) train=(--width 16 --epochs 40) ;;
   tiny) train=(--width 4 --depth 3 --epochs 4) ;;
@@ -49,6 +52,11 @@ install() {   # $1: a requirements file; done once for each state of the files
   touch "$stamp"
 }
 
+run_logged() {   # what people read goes to the screen and to $log, the result to $log alone
+  : >"$log"
+  "$@" 2>&1 >>"$log" | tee -ai "$log" >&2 || return "${PIPESTATUS[0]}"
+}
+
 changed=   # once a step's arguments or input differ from what its folder holds, it and all after it are made anew
 step() {
   local number=$1 name=$2 log="$OUT/logs/$1_$2.log"; shift 2
@@ -58,10 +66,10 @@ step() {
   [ -z "${DRY_RUN:-}" ] || return 0
   mkdir -p "$OUT/logs"
   local code=0
-  "$@" $changed >"$log" 2> >(tee -a "$log" >&2) || code=$?
+  run_logged "$@" $changed || code=$?
   if [ $code = 2 ] && grep -q "made with other arguments or input" "$log"; then
     changed=--overwrite code=0
-    "$@" $changed >"$log" 2> >(tee -a "$log" >&2) || code=$?
+    run_logged "$@" $changed || code=$?
   fi
   if [ $code != 0 ]; then
     echo "runbook.sh: step $number ($name) ended with exit code $code; its log: $log" >&2
@@ -79,4 +87,5 @@ elif [ $# != 0 ]; then
 fi
 [ -n "${DRY_RUN:-}" ] || install requirements.txt
 steps
-[ -n "${DRY_RUN:-}" ] || echo "done: look into $(absolute "$OUT" | sed "s|^$here/runs|$root/runs|")" >&2
+case $OUT in /*) ;; *) OUT=$root/$OUT ;; esac
+[ -n "${DRY_RUN:-}" ] || echo "done: look into $OUT" >&2

@@ -11,6 +11,7 @@ stopped.
 import argparse
 import itertools
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -143,10 +144,15 @@ def fit(args, run, learner, task, data, contract) -> dict:
 
     stop = runs.StopSignal()
     start = next((path for path in (args.out / "last.pt", args.resume) if path and path.exists()), None)
-    nothing = {"epoch": -1, "iou": None, "loss": None, "threshold": 0.5}
+    nothing = {"epoch": -1, "iou": None, "loss": None, "threshold": 0.5, "val": None}
     progress = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "best": nothing}
     if start:
         progress = resume(learner, start, contract)
+        for name in ("best.pt", "log.jsonl"):
+            source = start.parent / name
+            if source.exists() and not (args.out / name).exists():  # --resume from another folder
+                with runs.atomic(args.out / name) as temporary:
+                    shutil.copyfile(source, temporary)
     records = run.cut_log(lambda record: record["epoch"] < progress["epoch"])
 
     def save(name, **more):
@@ -169,8 +175,13 @@ def fit(args, run, learner, task, data, contract) -> dict:
         len(train), args.batch, args.seed, progress["epoch"], args.epochs, progress["batch"]
     )
     train_batches = iter(batches.loader(train_set, order, args.workers))
-    val_batches = batches.loader(val_set, batches.by_size(val, args.batch), args.workers, persistent=True)
-    while progress["epoch"] < args.epochs:
+    val_order = batches.by_size(val, task["val_batch"])
+    val_batches = batches.loader(val_set, val_order, args.workers, persistent=True)
+
+    def out_of_patience():
+        return args.patience and progress["epoch"] - 1 - progress["best"]["epoch"] >= args.patience
+
+    while progress["epoch"] < args.epochs and not out_of_patience():
         epoch = progress["epoch"]
         record = train_one_epoch(learner, task, args, train_batches, progress, stop, save_last)
         record |= evaluate(learner, task, args, val_batches)
@@ -178,23 +189,20 @@ def fit(args, run, learner, task, data, contract) -> dict:
         improved = better(record, progress["best"])
         if improved:
             threshold = 0.5 if record["threshold"] is None else record["threshold"]
-            scores = {"iou": record["val"]["iou"], "loss": record["val_loss"]}
+            scores = {"iou": record["val"]["iou"], "loss": record["val_loss"], "val": record["val"]}
             progress["best"] = {"epoch": epoch, **scores, "threshold": threshold}
             save("best.pt", weights=learner.average.net.state_dict())
-        save_last()
         records.append({"epoch": epoch, **record, "peak_memory_mib": runs.peak_memory_mib()})
-        run.log(**records[-1])
+        run.log(**records[-1])  # before last.pt, or a kill between them would lose the record
+        save_last()
         say_epoch(args, records[-1], improved)
-        if args.patience and epoch - progress["best"]["epoch"] >= args.patience:
+        if out_of_patience():
             runs.say(f"no better epoch in {args.patience}: stopped early")
-            break
-        if progress["epoch"] < args.epochs and (stop.requested or progress["epoch"] == args.stop_after):
+        elif progress["epoch"] < args.epochs and (stop.requested or progress["epoch"] == args.stop_after):
             raise runs.Interrupted(f"{progress['epoch']} of {args.epochs} epochs done, saved in last.pt.")
     title = f"U-Net, width {args.width}, {', '.join(task['channels'])}"
     pictures.training_curves(args.out / "curves.png", records, title)
-    best = next(record for record in records if record["epoch"] == progress["best"]["epoch"])
-    done = {"epochs": progress["epoch"], "steps": progress["step"]}
-    return {"best": progress["best"], "val": best["val"], **done}
+    return {"best": progress["best"], "epochs": progress["epoch"], "steps": progress["step"]}
 
 
 def say_epoch(args, record: dict, improved: bool) -> None:
@@ -256,7 +264,8 @@ def out_of_memory(args, bands: int, size: int) -> str:
         trial.join()
         if trial.exitcode == 0:
             parts = -(-args.batch // fits)
-            advice = f"{fits} at a time fit: --batch {args.batch} --accumulate {parts} computes the same"
+            same = "the same" if args.norm == "group" else "the same but for the batch norm's statistics"
+            advice = f"{fits} at a time fit: --batch {args.batch} --accumulate {parts} computes {same}"
             break
     else:
         advice = "not even one fits: lower --crop or --width"
@@ -316,7 +325,9 @@ def check(args) -> None:
     if args.loss not in losses.LOSSES:
         raise BadInput(f"--loss {args.loss}: expected one of {', '.join(losses.LOSSES)}.")
     positive = ("width", "depth", "epochs", "batch", "accumulate", "learning_rate")
-    wrong = next((name for name in positive if getattr(args, name) <= 0), None)
+    wrong = next((name for name in positive if not 0 < getattr(args, name) < math.inf), None)
+    if not 0 <= args.weight_decay < math.inf:
+        wrong = "weight_decay"
     if wrong or args.patience < 0 or args.gain_db < 0 or not 0 <= args.ema < 1 or not 0 <= args.warm_up < 1:
         raise BadInput(
             f"--{(wrong or 'patience, gain-db, ema, warm-up').replace('_', '-')}: out of range "
@@ -362,6 +373,8 @@ def main(args) -> int:
     dtype = training.choose_precision(device, args.amp)
     rows, train = data["train"].rows, figures["train"]
     largest = max(max(triplets.picture_size(row)) for row in rows)
+    largest_val = max(max(triplets.picture_size(row)) for row in data["val"].rows)
+    at_a_time = -(-args.batch // args.accumulate)
     size = args.crop or min(256, largest + -largest % (1 << args.depth))
     steps_per_epoch = len(batches.shuffled(len(rows), args.batch, 0, 0))
     weight = {"none": 1.0, "balanced": min(100.0, max(0.01, train["snow_free"] / max(1, train["snow"])))}
@@ -386,6 +399,9 @@ def main(args) -> int:
         "steps_per_epoch": steps_per_epoch,
         "val_pixels": figures["val"]["pixels"],
         "val_images": figures["val"]["images"],
+        "val_batch": max(
+            1, at_a_time * size**2 // max(largest_val, size) ** 2
+        ),  # no more pixels than in training
         "forward": torch.compile(net) if args.compile else net,
         "snow_weight": weight.get(args.snow_weight) or float(args.snow_weight),
         **{name: torch.tensor(train[name], device=device, dtype=torch.float32) for name in ("mean", "std")},

@@ -51,10 +51,10 @@ def read(path: Path, max_pixels: int | None = None) -> np.ndarray:
     return np.where(values == NO_DATA, np.nan, values * rasters.PROBABILITY_SCALE)
 
 
-def panel(out: Path, row: dict, caption: str) -> dict:
+def panel(out: Path, row: dict, caption: str, target: str, bands) -> dict:
     """What pictures.overlays shows of a triplet: radar, RGB, reference mask, probability, errors."""
     original = row["sar"].suffix == ".png"
-    image, reference = triplets.read_pair(row, ("grey",) if original else ("vv",))
+    image, reference = triplets.read_pair(row, bands, target)
     rgb = probability = None
     if original:
         mask = (rasters.read_png(out / "mask" / f"{row['id']}.png") == 255).astype(np.uint8)

@@ -34,8 +34,8 @@ class SceneInput:
             )
         if contract.get("speckle", "none") != "none":
             raise BadInput(
-                f"{path}: the checkpoint was trained on radar with a {contract['speckle']} filter, scenes are not "
-                "filtered; train one on triplets curated with --speckle none."
+                f"{path}: the checkpoint was trained on radar with a {contract['speckle']} filter, scenes "
+                "are not filtered; train one on triplets curated with --speckle none."
             )
         self.raster = rasters.open_radar(path, units, backscatter)
         found = self.raster.tags["backscatter"]

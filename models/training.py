@@ -215,19 +215,24 @@ def load_checkpoint(path: Path, map_location="cpu") -> dict:
         raise CheckpointError(
             f"{path}: {kind} ({type(error).__name__}); use one written by train_unet.py"
         ) from None
-    if (
-        not isinstance(state, dict)
-        or not {"format", "model", "arguments", "weights", "contract"} <= state.keys()
-    ):
-        raise CheckpointError(f"{path}: is no checkpoint of this project; use one written by train_unet.py")
+    required = {"format", "model", "arguments", "weights", "contract", "target", "threshold"}
+    foreign = f"{path}: is no checkpoint of this project; use one written by train_unet.py"
+    if not isinstance(state, dict) or not required <= state.keys():
+        raise CheckpointError(foreign)
     if state["format"] != FORMAT or state["model"] != "unet":
         raise CheckpointError(
             f"{path}: model {state['model']!r} of format {state['format']!r}; this code reads 'unet' "
             f"of format {FORMAT}"
         )
-    missing = [name for name in CONTRACT if name not in state["contract"]]
+    if not all(isinstance(state[name], dict) for name in ("arguments", "weights", "contract")):
+        raise CheckpointError(foreign)
+    contract = state["contract"]
+    missing = [name for name in CONTRACT if name not in contract]
     if missing:
         raise CheckpointError(f"{path}: its input contract lacks {', '.join(missing)}")
+    lengths = {len(contract[name]) for name in ("bands", "mean", "std")}
+    if lengths != {state["arguments"].get("bands")}:
+        raise CheckpointError(f"{path}: its net and its input contract differ in the number of bands")
     return state
 
 

@@ -7,6 +7,8 @@ Ronneberger 2015 (10.1007/978-3-319-24574-4_28) with padded convolutions and a n
 64 with one band has 31.04 M parameters.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -67,7 +69,9 @@ def double_conv(before: int, after: int, norm: str) -> nn.Sequential:
     for inputs in (before, after):
         layers += [
             nn.Conv2d(inputs, after, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(max(1, after // 8), after),
+            nn.BatchNorm2d(after)
+            if norm == "batch"
+            else nn.GroupNorm(math.gcd(after, max(1, after // 8)), after),
             nn.ReLU(),  # not in place: torch's in-place bfloat16 kernel is 3 times slower on a CPU
         ]
     return nn.Sequential(*layers)

@@ -99,11 +99,14 @@ def test_it_works_from_any_directory_with_relative_paths(tmp_path):
     write_site(tmp_path / "scenes", "a", 1)
     runbook(cwd=tmp_path, DATA="scenes", OUT="run", ONLY=2)
     assert (tmp_path / "run" / "2_curate" / "triplets.csv").exists()
+    log = (tmp_path / "run" / "logs" / "2_curate.log").read_text()
+    assert log.startswith(("kept", "{")) and '"kept": 1' in log and "kept          1" in log
 
 
 def test_unknown_words_are_refused():
     assert "there is only 'test'" in runbook("tests", code=2)
     assert "SIZE=huge" in runbook(SIZE="huge", code=2)
+    assert "expected a step's number" in runbook(FROM="train", code=2)
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_deal_gives_every_split_snow_while_it_lasts():
 @pytest.mark.parametrize("place", [(9.0, 46.0), (-111.0, 45.0), (171.0, -44.0), (25.0, 66.0)])
 @pytest.mark.parametrize("across", [True, False])
 def test_neighbours_by_distance_on_the_ground(place, across):
-    """Two tiles of 1 km, straight north-south or east-west of each other, `apart` metres between their edges."""
+    """Two tiles of 1 km, straight north-south or east-west of each other, `apart` metres apart."""
     longitude, latitude = place
     tall = 1000 / 111195
     wide = tall / math.cos(math.radians(latitude))

@@ -57,6 +57,8 @@ def test_resume_may_come_from_another_folder(triplets_folder, trained, tmp_path)
     run("train_unet.py", *words, "--out", tmp_path / "a", "--stop-after", 3, code=75)
     run("train_unet.py", *words, "--out", tmp_path / "b", "--resume", tmp_path / "a" / "last.pt")
     assert equal(weights(trained / "last.pt"), weights(tmp_path / "b" / "last.pt"))
+    assert equal(weights(trained / "best.pt"), weights(tmp_path / "b" / "best.pt"))
+    assert len((tmp_path / "b" / "log.jsonl").read_text().splitlines()) == 4
     refuse(
         "train_unet.py", *words, "--out", tmp_path / "c", "--resume", trained / "best.pt", saying="start anew"
     )
@@ -71,6 +73,16 @@ def test_resume_may_come_from_another_folder(triplets_folder, trained, tmp_path)
         tmp_path / "a" / "last.pt",
         saying="does not fit these arguments",
     )
+
+
+def test_killed_between_the_last_checkpoint_and_the_result_it_finishes(triplets_folder, trained, tmp_path):
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "t")
+    (tmp_path / "t" / "result.json").unlink()
+    got = result(run("train_unet.py", "--data", triplets_folder, "--out", tmp_path / "t", *TINY))
+    assert got["best"] == json.loads((trained / "result.json").read_text())["best"] and got["epochs"] == 4
+    assert equal(weights(trained / "last.pt"), weights(tmp_path / "t" / "last.pt"))
 
 
 def test_a_signal_in_mid_epoch_saves_and_the_rest_is_the_same(triplets_folder, trained, tmp_path):
@@ -469,6 +481,7 @@ def test_bad_pictures_are_refused_by_name(tmp_path, what):
         (("--bands", "vv,incidence-angle"), "incidence_angle not found"),
         (("--target", "wet"), "mask_wet"),
         (("--ema", 1), "--ema"),
+        (("--weight-decay", -1), "--weight-decay"),
     ],
 )
 def test_bad_arguments(triplets_folder, tmp_path, words, said):
