@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sites", type=int, default=50)
+    parser.add_argument("--sites", type=int, default=25)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     report = {"command": "python bench/curate.py " + " ".join(sys.argv[1:]), "git_commit": runs.git_commit()}
