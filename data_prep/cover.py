@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.runs import write_csv
+from data_prep.snow_index import NO_DATA
 
-NO_DATA = 255
 KEY = ("site", "date", "source", "relative_orbit")
 FIGURES = ("valid_pixels", "snow_pixels", "snow_fraction", "snow_area_km2")
 

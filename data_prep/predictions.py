@@ -7,8 +7,7 @@ from PIL import Image
 
 from data_prep import pictures, rasters, sar, triplets
 from data_prep.runs import atomic
-
-NO_DATA = 255
+from data_prep.snow_index import NO_DATA
 
 
 def probability_bytes(probability: np.ndarray) -> np.ndarray:

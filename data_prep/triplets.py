@@ -11,6 +11,7 @@ import numpy as np
 
 from data_prep import rasters, scenes
 from data_prep.runs import BadInput, atomic, core_count, progress, say
+from data_prep.snow_index import NO_DATA
 
 COLUMNS = (
     "id",
@@ -44,7 +45,6 @@ COLUMNS = (
 SPLITS = ("train", "val", "test")
 TARGETS = {"total": "mask", "wet": "mask_wet"}
 FILES = ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
-NO_DATA = 255
 
 # An input channel: the planes it is made of, and how. Planes are bands of SAR, reference and elevation files.
 CHANNELS = {
