@@ -7,16 +7,13 @@ from pathlib import Path
 
 from data_prep import scenes
 from data_prep.runs import write_text
+from data_prep.triplets import FILES
 
 
 def checksums(folder: Path) -> str:
     """`sha256sum -c` lines for the manifest and every file it names."""
     lines = []
-    for path in sorted(
-        p
-        for kind in ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
-        for p in (folder / kind).rglob("*.tif")
-    ):
+    for path in sorted(p for kind in FILES for p in (folder / kind).rglob("*.tif")):
         with open(path, "rb") as stream:
             lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
     manifest = folder / "triplets.csv"

@@ -17,7 +17,6 @@ from data_prep import runs
 from data_prep.runs import BadInput
 
 METRES_A_DEGREE = 111195  # of a great circle on a sphere of 6371 km
-FOLDERS = ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
 
 
 def rank(seed: int, name: str) -> str:
@@ -177,7 +176,9 @@ def balance(rows, splits) -> dict[str, dict]:
 
 def link_files(source: Path, out: Path) -> None:
     """Make `out` a triplets folder of its own: relative links to the files of `source`."""
-    for kind in FOLDERS:
+    from data_prep.triplets import FILES
+
+    for kind in FILES:
         link, target = out / kind, source / kind
         if link.is_symlink():
             link.unlink()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import rasters, scenes
-from data_prep.runs import BadInput, atomic, core_count, progress, say
+from data_prep import rasters, sar, scenes
+from data_prep.runs import BadInput, core_count, progress, say, write_csv
 from data_prep.snow_index import NO_DATA
 
 COLUMNS = (
@@ -51,8 +51,8 @@ CHANNELS = {
     "vv": (("VV",), lambda vv: vv),
     "vh": (("VH",), lambda vh: vh),
     "vh-vv": (("VH", "VV"), lambda vh, vv: vh - vv),
-    "vv-ref": (("VV", "VV_ref"), lambda vv, ref: vv - ref),
-    "vh-ref": (("VH", "VH_ref"), lambda vh, ref: vh - ref),
+    "vv-ref": (("VV", "VV_ref"), sar.ratio_db),
+    "vh-ref": (("VH", "VH_ref"), sar.ratio_db),
     "incidence-angle": (("incidence_angle",), lambda angle: angle),
     "local-incidence-angle": (("local_incidence_angle",), lambda angle: angle),
     "elevation": (("elevation",), lambda metres: metres),
@@ -175,10 +175,7 @@ def read_original(folder: Path) -> Triplets:
 
 
 def write_manifest(path: Path, rows) -> None:
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, COLUMNS, rows)
 
 
 # ---- one triplet -------------------------------------------------------------------------------------------

@@ -35,9 +35,7 @@ def test_help_is_fast_and_shows_how_to_run(name):
     assert min(times) < 0.7
 
 
-@pytest.mark.parametrize("name", ALL_JOBS)
-def test_jobs_import_no_jobs_and_libraries_not_each_other(name):
-    del name
+def test_jobs_import_no_jobs_and_libraries_not_each_other():
     tops = {path.stem for path in ROOT.glob("*.py")}
     for path in [*ROOT.glob("*.py"), *ROOT.glob("data_prep/*.py"), *ROOT.glob("models/*.py")]:
         for line in path.read_text().splitlines():
