@@ -4,7 +4,8 @@
     python infer_unet.py --data data/sample/scenes --weights runs/default/4_train/best.pt --out runs/map
 
 In: a triplets folder, a folder of scenes, or one GeoTIFF. Out for triplets: mask/, probability/,
-metrics.json, per_image.csv, histogram.png, overlays.png, snow_cover.csv. Out for scenes:
+metrics.json, per_image.csv, histogram.png, overlays.png, snow_cover.csv, and strata.csv with strata.png (by
+surface, angle, season, as far as the triplets tell). Out for scenes:
 <site>/<scene>_mask.tif and _probability.tif (Cloud Optimized GeoTIFFs, no data in = no data out), previews
 and snow_cover.csv. An interrupted run goes on with the next scene.
 """
@@ -30,17 +31,6 @@ SHOWN = (
 )
 
 
-def to_mask(probability, threshold: float):
-    """uint8 mask 0, 1, 255 from probability (NaN = no data)."""
-    import numpy as np
-
-    from models import metrics
-
-    missing = np.isnan(probability)
-    snow = metrics.is_snow(np.where(missing, 0, probability), threshold)
-    return np.where(missing, 255, snow).astype(np.uint8)
-
-
 # ---- triplets ----------------------------------------------------------------------------------------------
 
 
@@ -48,7 +38,7 @@ def choose_triplets(args, state):
     """The triplets of the split, checked one by one against the checkpoint's contract."""
     from data_prep import triplets
 
-    manifest, contract = triplets.read_manifest(args.data), state["contract"]
+    manifest, contract = triplets.read_manifest(args.data, args.weather), state["contract"]
     chosen = manifest if args.split == "all" else manifest.of(args.split)
     chosen.rows = chosen.rows[: args.limit]
     if not chosen.rows:
@@ -67,32 +57,26 @@ def choose_triplets(args, state):
 
 
 def predict_triplets(args, chosen, predictor, state, threshold: float):
-    """Write all masks and probabilities; returns the histogram, a row a triplet, and rows of snow cover."""
-    from data_prep import batches, cover, predictions
+    """Write all masks and probabilities; returns the tally, a row a triplet, and rows of snow cover."""
+    from data_prep import batches, cover, predictions, strata
     from models import metrics
 
     for folder in ("mask", "probability"):
         (args.out / folder).mkdir(exist_ok=True)
     order = batches.by_size(chosen.rows, args.batch)
     dataset = batches.TripletDataset(chosen.rows, state["contract"]["bands"], state["target"])
-    histogram, per_image, covers = metrics.Histogram(), [], {}
+    tally, per_image, covers = metrics.Tally(strata.CLASSES, strata.SNOW_ONLY), [], {}
     loader = batches.loader(dataset, order, args.workers)
     for images, masks, indices in runs.progress(loader, len(order), "batches"):
         found = predictor(images).cpu().numpy()
         for index, probability, reference in zip(indices.tolist(), found, masks.numpy(), strict=True):
-            row, own = chosen.rows[index], metrics.Histogram()
-            own.add(probability, reference)
-            histogram.snow += own.snow
-            histogram.snow_free += own.snow_free
-            mask = to_mask(probability, threshold)
+            row = chosen.rows[index]
+            mask, codes = metrics.to_mask(probability, threshold), strata.codes(row, reference.shape)
+            scene = row["s1_date"] or row["id"]
+            scores = tally.add(row["site"], scene, mask, reference, codes, probability)
             pixel_km2 = predictions.write(args.out, row, probability, mask, threshold=threshold)
-            about = {
-                "id": row["id"],
-                "site": row["site"],
-                "scene": row["s1_date"] or row["id"],
-                "split": row["split"],
-            }
-            per_image.append({**about, **own.at(threshold), "auprc": own.auprc()})
+            about = {"id": row["id"], "site": row["site"], "scene": scene, "split": row["split"]}
+            per_image.append({**about, **scores})
             key = (row["site"], row["date"], "unet", row["relative_orbit"])
             if pixel_km2:
                 cover.count(covers.setdefault((key, pixel_km2), {}), mask, None, 1)
@@ -101,12 +85,12 @@ def predict_triplets(args, chosen, predictor, state, threshold: float):
         cover.rows(dict(zip(cover.KEY, key, strict=True)), total, km2, 1)[0]
         for (key, km2), total in covers.items()
     ]
-    return histogram, per_image, table
+    return tally, per_image, table
 
 
 def score_triplets(args, run, predictor, state, threshold: float) -> dict:
     """Predict and judge the triplets of the split; returns the figures of the result."""
-    from data_prep import cover, pictures, predictions
+    from data_prep import cover, pictures, predictions, reporting, triplets
     from models import metrics
 
     chosen = choose_triplets(args, state)
@@ -114,47 +98,37 @@ def score_triplets(args, run, predictor, state, threshold: float) -> dict:
         runs.say(f"would score {len(chosen.rows)} triplets of split {args.split}")
         return {}
     run.begin()
-    histogram, per_image, table = predict_triplets(args, chosen, predictor, state, threshold)
-    summary, interval = histogram.summary(threshold), metrics.cluster_bootstrap(per_image, args.seed)
-    calibration = histogram.calibration()
+    tally, per_image, table = predict_triplets(args, chosen, predictor, state, threshold)
+    histogram, summary = tally.histogram(), tally.scores()
+    interval, calibration = metrics.cluster_bootstrap(tally.rows(), args.seed), histogram.calibration()
     if table:
         cover.write(args.out, table, [])
     runs.write_csv(args.out / "per_image.csv", list(per_image[0]), per_image)
     scores = {"threshold": threshold, "scores": summary, "interval_95": interval}
     runs.write_json(args.out / "metrics.json", {**scores, "calibration": calibration})
-    title = f"U-Net on split {args.split}, threshold {threshold:.3f}"
+    title = f"U-Net on split {args.split}, threshold {threshold:.3f}{triplets.origin(chosen.rows)}"
     pictures.probability_histogram(
         args.out / "histogram.png", histogram.snow, histogram.snow_free, threshold, title, calibration
     )
-    bands, target = state["contract"]["bands"][:1], state["target"]
-    panels = [
-        predictions.panel(args.out, row, caption, target, bands)
-        for row, caption in from_best_to_worst(args, chosen, per_image)
-    ]
+    reporting.write_figures(args.out, {"unet": tally.table(args.seed)}, title)
+    by_id, panels = {row["id"]: row for row in chosen.rows}, []
+    for shown, caption in reporting.best_to_worst(per_image, args.overlays):
+        row = by_id[shown["id"]]
+        reference, found = triplets.read_mask(row, state["target"]), predictions.read_written(args.out, row)
+        panels.append(predictions.panel(row, caption, reference, *found))
     pictures.overlays(args.out / "overlays.png", panels, f"{title}: from best to worst")
     say_scores(args, summary, interval)
     return {"split": args.split, "triplets": len(chosen.rows), **scores, "left_out": chosen.bad}
 
 
-def from_best_to_worst(args, chosen, per_image: list[dict]):
-    """Yield up to --overlays triplets, evenly over their rank by accuracy, with a caption."""
-    by_id = {row["id"]: row for row in chosen.rows}
-    ranked = sorted((r for r in per_image if r["pixels"]), key=lambda r: -r["accuracy"])
-    count = min(args.overlays, len(ranked))
-    for place in sorted({round(k * (len(ranked) - 1) / max(1, count - 1)) for k in range(count)}):
-        scores = ranked[place]
-        iou = "none" if scores["iou"] is None else f"{scores['iou']:.2f}"
-        yield by_id[scores["id"]], f"{scores['id'][:44]}\nIoU {iou}, accuracy {scores['accuracy']:.2f}"
-
-
 def say_scores(args, summary: dict, interval: dict) -> None:
+    from data_prep import reporting
+
     for name in SHOWN:
         value, limits = summary[name], interval.get(name)
         text = "null: nothing to score" if value is None else f"{value:.4f}"
         runs.say(f"{name:28s}{text}" + (f"  [{limits[0]:.4f}, {limits[1]:.4f}]" if limits else ""))
-    if summary["prevalence"]:
-        share = summary["prevalence"]
-        runs.say(f"the floor, everything marked as snow: iou {share:.4f}, f1 {2 * share / (1 + share):.4f}")
+    reporting.say_floor(summary)
     runs.say(f"intervals over {interval['sites']} sites, {interval['scenes']} scenes")
     if summary["prevalence"] in (None, 0, 1):
         what = "nothing but snow" if summary["prevalence"] else "no snow"
@@ -195,11 +169,11 @@ def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
     """Write a scene's mask and probability; returns its snow cover. Memory: by tile and scene width alone."""
     import torch
 
-    from data_prep import cover, predictions, rasters, scene_input
-    from models import tiling
+    from data_prep import cover, predictions, rasters, scene_input, triplets
+    from models import metrics, tiling
 
     source = scene_input.SceneInput(
-        state["contract"], scene, site, args.references, args.units, args.backscatter
+        state["contract"], scene, site, args.references, args.units, args.backscatter, weather=args.weather
     )
     grid, net, total = source.grid, predictor.net, {}
     cell = 1 << len(net.up)
@@ -229,7 +203,7 @@ def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
             rows_at_once = max(1, PIXELS_AT_ONCE // block.shape[1])
             for row in range(0, len(block), rows_at_once):
                 part = block[row : row + rows_at_once]
-                mask, window = to_mask(part, threshold), (top + row, left, *part.shape)
+                mask, window = metrics.to_mask(part, threshold), (top + row, left, *part.shape)
                 mask_file.write(mask, 1, window=rasters.as_window(window))
                 probability_bytes = predictions.probability_bytes(part)
                 probability_file.write(probability_bytes, 1, window=rasters.as_window(window))
@@ -238,7 +212,8 @@ def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
             bands = ", ".join(source.channels)
             raise BadInput(f"{scene.path}: no pixel has every band of the checkpoint ({bands}).")
     if args.previews:
-        title = f"{scene.site} {scene.date}: radar and U-Net"
+        simulated = triplets.origin([source.raster.tags])
+        title = f"{scene.site} {scene.date}: radar and U-Net{simulated}"
         predictions.preview(
             folder / f"{scene.path.stem}_preview.png", source.raster, mask_path, probability_path, title
         )
@@ -304,6 +279,12 @@ def get_parser():
         metavar="DIR",
         help="folder of <site>/<orbit>_<rule>.tif (default: the site's ref/)",
     )
+    add(
+        "--weather",
+        type=Path,
+        metavar="CSV",
+        help="daily weather of the sites, for a net trained with bands of it",
+    )
     add("--elevation-step-m", type=int, default=250, metavar="M", help="height of the bands of snow cover")
     add("--overlays", type=int, default=8, metavar="N", help="triplets shown in overlays.png")
     add("--previews", action="store_true", help="a picture of every scene")
@@ -323,7 +304,8 @@ def main(args) -> int:
     if not args.data.exists():
         raise BadInput(f"{args.data}: no such file or folder.")
     manifest = args.data / "triplets.csv"
-    run = runs.Run(args, [manifest if manifest.exists() else args.data, args.weights])
+    weather = [args.weather, args.weather.with_suffix(".json")] if args.weather else []
+    run = runs.Run(args, [manifest if manifest.exists() else args.data, args.weights, *weather])
     if run.finished():
         return runs.DONE
     from data_prep import triplets

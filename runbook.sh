@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# The chain, from raw scenes to snow masks and a snow-cover table:  ./runbook.sh
+# The chain, from raw scenes to judged snow masks and a snow-cover table:  ./runbook.sh
 #
 #   ./runbook.sh            make .venv, install, run every step; finished steps are skipped, interrupted ones go on
 #   ./runbook.sh test       make .venv, install, run all tests (further words go to pytest)
 #   DRY_RUN=1               print the commands      FROM=4 / ONLY=4   start at a step / run one step
 #   DATA=my/scenes          your own scenes         OUT=runs/mine     where results go (default runs/default)
-#   SIZE=tiny               a small net, few epochs: the size tests use
+#   BANDS=vv,vh,elevation   what the net sees       SIZE=tiny         small sites, a small net: the size tests use
 #   PYTHON=python3.12       the interpreter that makes .venv
+#
+# Without DATA: steps 1-7 on simulated sites, whose snow is known, then 8-12 on six real pairs.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 here=$PWD
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$here/$1" ;; esac; }
 OUT=${OUT:+$(absolute "$OUT")}; OUT=${OUT:-runs/default}
-SCENES=${DATA:+$(absolute "$DATA")}; SCENES=${SCENES:-data/sample/scenes}
 cd "$root"
 python=.venv/bin/python
 
@@ -20,19 +21,34 @@ for number in "${FROM:-1}" "${ONLY:-1}"; do
   case $number in *[!0-9]*) echo "runbook.sh: FROM or ONLY is '$number': expected a step's number." >&2; exit 2 ;; esac
 done
 case ${SIZE:-default} in
-  default) train=(--width 16 --epochs 40) ;;
-  tiny) train=(--width 4 --depth 3 --epochs 4) ;;
+  default) simulate=(--sites 36) train=(--epochs 20) small=(--epochs 40) ;;
+  tiny) simulate=(--sites 12 --size 96 --years 1) train=(--width 4 --depth 3 --epochs 4) small=("${train[@]}") ;;
   *) echo "runbook.sh: SIZE=$SIZE: expected default or tiny." >&2; exit 2 ;;
 esac
+if [ -n "${DATA:-}" ]; then
+  SCENES=$(absolute "$DATA") BANDS=${BANDS:-vv,vh} curate=(--card) map=(--previews)
+else
+  SCENES=$OUT/1_simulate/scenes curate=(--card --need-reference --max-cloud-share 0.5) map=(--skip-bad)
+  # Neither season nor weather: a map that was told them could not afterwards say how snow goes with them.
+  BANDS=${BANDS:-vv,vh,vv-ref,vh-ref,local-incidence-angle,elevation,slope,northness,eastness}
+fi
 
 steps() {   # one numbered step, one command
   [ -n "${DATA:-}" ] ||
-  step 1 sample   $python -m data_prep.sample --out data/sample
-  step 2 curate   $python -m data_prep.curate --data "$SCENES" --out "$OUT/2_curate" --card
+  step 1 simulate $python -m data_prep.simulate --out "$OUT/1_simulate" "${simulate[@]}"
+  step 2 curate   $python -m data_prep.curate --data "$SCENES" --out "$OUT/2_curate" "${curate[@]}"
   step 3 split    $python -m data_prep.split --data "$OUT/2_curate" --out "$OUT/3_split"
-  step 4 train    $python train_unet.py --data "$OUT/3_split" --out "$OUT/4_train" "${train[@]}"
+  step 4 train    $python train_unet.py --data "$OUT/3_split" --out "$OUT/4_train" --bands "$BANDS" "${train[@]}"
   step 5 score    $python infer_unet.py --data "$OUT/3_split" --weights "$OUT/4_train/best.pt" --out "$OUT/5_score"
-  step 6 map      $python infer_unet.py --data "$SCENES" --weights "$OUT/4_train/best.pt" --out "$OUT/6_map" --previews
+  [ -n "${DATA:-}" ] ||
+  step 6 judge    $python score_masks.py --data "$OUT/3_split" --masks "unet=$OUT/5_score" "optical=$OUT/3_split/mask" --against truth --truth "$SCENES" --out "$OUT/6_judge"
+  step 7 map      $python infer_unet.py --data "$SCENES" --weights "$OUT/4_train/best.pt" --references "$OUT/2_curate/ref" --out "$OUT/7_map" "${map[@]}"
+  [ -z "${DATA:-}" ] || return 0
+  step 8 sample   $python -m data_prep.sample --out data/sample
+  step 9 curate   $python -m data_prep.curate --data data/sample/scenes --out "$OUT/9_curate" --card
+  step 10 split   $python -m data_prep.split --data "$OUT/9_curate" --out "$OUT/10_split"
+  step 11 train   $python train_unet.py --data "$OUT/10_split" --out "$OUT/11_train" "${small[@]}"
+  step 12 score   $python infer_unet.py --data "$OUT/10_split" --weights "$OUT/11_train/best.pt" --out "$OUT/12_score"
 }
 
 install() {   # $1: a requirements file; done once for each state of the files

@@ -26,9 +26,11 @@ def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
     """Triplets of train and val, checked file by file, their figures, and the input channels."""
     from data_prep import triplets
 
-    manifest = triplets.read_manifest(args.data)
+    manifest = triplets.read_manifest(args.data, args.weather)
     bands = args.bands or ("grey" if manifest.original else "vv,vh")
     channels = triplets.check_channels(tuple(bands.split(",")))
+    if not args.weather:
+        triplets.need_weather(channels, None, f"--bands {bands}")
     data, figures = {}, {}
     for split in ("train", "val"):
         chosen = data[split] = manifest.of(split)
@@ -139,7 +141,7 @@ def fit(args, run, learner, task, data, contract) -> dict:
     """The epochs, going on from last.pt if there is one; returns the figures of the result."""
     import torch
 
-    from data_prep import batches, pictures
+    from data_prep import batches, pictures, triplets
     from models import training
 
     stop = runs.StopSignal()
@@ -167,10 +169,13 @@ def fit(args, run, learner, task, data, contract) -> dict:
         save("last.pt", **learner.state(), progress=progress)
 
     train, val = data["train"].rows, data["val"].rows
+    if args.cache:
+        args.cache.mkdir(parents=True, exist_ok=True)
+    what = {"channels": task["channels"], "target": args.target, "cache": args.cache}
     train_set = batches.TripletDataset(
-        train, task["channels"], args.target, contract["tile"], args.seed, args.augment, args.gain_db
+        train, size=contract["tile"], seed=args.seed, augment=args.augment, gain_db=args.gain_db, **what
     )
-    val_set = batches.TripletDataset(val, task["channels"], args.target)
+    val_set = batches.TripletDataset(val, **what)
     order = batches.epochs(
         len(train), args.batch, args.seed, progress["epoch"], args.epochs, progress["batch"]
     )
@@ -200,7 +205,8 @@ def fit(args, run, learner, task, data, contract) -> dict:
             runs.say(f"no better epoch in {args.patience}: stopped early")
         elif progress["epoch"] < args.epochs and (stop.requested or progress["epoch"] == args.stop_after):
             raise runs.Interrupted(f"{progress['epoch']} of {args.epochs} epochs done, saved in last.pt.")
-    title = f"U-Net, width {args.width}, {', '.join(task['channels'])}"
+    bands = ", ".join(task["channels"]) if len(task["channels"]) <= 6 else f"{len(task['channels'])} bands"
+    title = f"U-Net, width {args.width}, {bands}{triplets.origin(train + val)}"
     pictures.training_curves(args.out / "curves.png", records, title)
     return {"best": progress["best"], "epochs": progress["epoch"], "steps": progress["step"]}
 
@@ -283,6 +289,12 @@ def get_parser():
         metavar="A,B",
         help="input channels, e.g. vv,vh,vh-vv,incidence-angle (default vv,vh; grey for PNGs)",
     )
+    add(
+        "--weather",
+        type=Path,
+        metavar="CSV",
+        help="daily weather of the sites, for bands temperature-N, degree-days-N, snowfall-N (N days)",
+    )
     add("--target", choices=("total", "wet"), default="total")
     add("--width", **number, default=16, help="channels at full resolution; 64 is the original's size")
     add("--depth", **number, default=4, help="halvings of the resolution")
@@ -314,6 +326,7 @@ def get_parser():
     add("--augment", action=switch, default=True, help="random quarter turns and mirrors, gain")
     add("--gain-db", type=float, default=0.5, metavar="DB", help="random radiometric gain, plus or minus")
     add("--stop-after", type=int, metavar="EPOCH", help="save and exit 75 after this epoch, to go on later")
+    add("--cache", type=Path, metavar="DIR", help="keep computed inputs here: for many bands and epochs")
     add("--compile", action="store_true", help="torch.compile the net")
     add("--skip-bad", action="store_true", help="leave damaged triplets out, by name, instead of stopping")
     return parser
@@ -353,7 +366,9 @@ def check(args) -> None:
 
 def main(args) -> int:
     manifest = args.data / "triplets.csv"
-    run = runs.Run(args, [manifest if manifest.exists() else args.data, *filter(None, [args.init])])
+    weather = [args.weather, args.weather.with_suffix(".json")] if args.weather else []
+    inputs = [manifest if manifest.exists() else args.data, *filter(None, [args.init]), *weather]
+    run = runs.Run(args, inputs)
     if run.finished():
         return runs.DONE
     check(args)

@@ -1,7 +1,9 @@
 """The torch Dataset over triplets, and the order of its batches as a function of (seed, epoch)."""
 
 import hashlib
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
@@ -14,6 +16,8 @@ class TripletDataset:
 
     Crop, dihedral flip and gain are functions of (seed, epoch, index) alone, so no worker count changes them.
     Without `size` a triplet comes whole and as it is. Tiles smaller than `size` are padded with NaN and 255.
+    cache: a folder that keeps each image as it was computed, for many epochs of many bands: reading GeoTIFFs
+    and computing bands can take as much of the processors as the net. What comes out is the same to the bit.
     """
 
     def __init__(
@@ -25,30 +29,48 @@ class TripletDataset:
         seed: int = 0,
         augment: bool = False,
         gain_db: float = 0.0,
+        cache: Path | None = None,
     ):
         self.rows, self.channels, self.target = rows, tuple(channels), target
         self.size, self.seed, self.augment, self.gain_db = size, seed, augment, gain_db
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
-        image, mask = triplets.read_pair(self.rows[index], self.channels, self.target)
+        row, window = self.rows[index], None
+        if self.size is not None:  # read what is cropped, no more
+            random = generator(self.seed, epoch, index)
+            window = self._crop(*triplets.picture_size(row), random)
+        image = self._cached(row)
+        image, mask = triplets.read_pair(row, self.channels, self.target, window, image)
         image, mask = torch.from_numpy(image), torch.from_numpy(mask)
         if self.size is not None:
-            random = generator(self.seed, epoch, index)
-            image, mask = self._crop(image, mask, random)
+            pad = (0, self.size - mask.shape[1], 0, self.size - mask.shape[0])
+            image, mask = F.pad(image, pad, value=float("nan")), F.pad(mask, pad, value=triplets.NO_DATA)
             if self.augment:
                 image, mask = self._augment(image, mask, random)
         return image, mask, index
 
-    def _crop(self, image, mask, random):
+    def _cached(self, row) -> np.ndarray | None:
+        """The whole image as a memory map, computed and written if it is not there; None without a cache."""
+        if self.cache is None:
+            return None
+        path = self.cache / f"{triplets.image_key(row, self.channels)}.npy"
+        if not path.exists():
+            with runs.atomic(path) as temporary, open(temporary, "wb") as stream:
+                np.save(stream, triplets.read_image(row, self.channels))
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+    def _crop(self, height, width, random):
+        """(row, col, height, width) of the crop: `size` on a side, or less where the triplet is smaller."""
         size = self.size
-        row, col = (int(torch.randint(max(0, side - size) + 1, (), generator=random)) for side in mask.shape)
-        image, mask = image[:, row : row + size, col : col + size], mask[row : row + size, col : col + size]
-        pad = (0, size - mask.shape[1], 0, size - mask.shape[0])
-        return F.pad(image, pad, value=float("nan")), F.pad(mask, pad, value=triplets.NO_DATA)
+        row, col = (
+            int(torch.randint(max(0, side - size) + 1, (), generator=random)) for side in (height, width)
+        )
+        return row, col, min(size, height), min(size, width)
 
     def _augment(self, image, mask, random):
         turns, mirror = (int(torch.randint(n, (), generator=random)) for n in (4, 2))

@@ -2,9 +2,9 @@
 
     python -m data_prep.curate --data data/sample/scenes --out runs/default/2_curate
 
-In: scenes/<site>/{site.json,s1/*.tif,s2/*.tif,[dem.tif],[landcover.tif]}. Out: triplets.csv, sar/, rgb/,
-mask/, [dem/], [landcover/], [ref/], rejected.csv, flagged.csv, curation.json, contact sheets. Interrupted, it
-goes on where it was.
+In: scenes/<site>/{site.json,s1/*.tif,s2/*.tif,[dem.tif],[landcover.tif],[truth/*.tif]}. Out: triplets.csv,
+sar/, rgb/, mask/, [mask_wet/], [dem/], [landcover/], [ref/], rejected.csv, flagged.csv, curation.json,
+contact sheets. Interrupted, it goes on where it was.
 """
 
 import csv
@@ -20,7 +20,8 @@ from data_prep import runs
 from data_prep.runs import BadInput
 
 KEPT_TAGS = ("units", "backscatter", "rule", "dates", "product", "date", "source")
-FOLDERS = ("sar", "rgb", "mask", "dem", "landcover", "ref")
+OPTIONAL = ("mask_wet", "dem", "landcover")  # folders that go again if nothing is in them
+FOLDERS = ("sar", "rgb", "mask", *OPTIONAL, "ref")
 DUPLICATE_DB = 0.5  # mean difference over sampled pixels; independent speckle of 4.4 looks differs by 3 dB
 SHIFT_PX, SHIFT_RESPONSE = 3.0, 0.15  # found on the sample: true pairs stay below either
 SHARES = ("radar_share", "optical_share", "cloud_share", "valid_fraction", "snow_fraction")
@@ -52,11 +53,12 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
     """Write a tile's files if no rule fails, and return its record."""
     import numpy as np
 
-    from data_prep import pairs, rasters
+    from data_prep import pairs, rasters, scenes
 
     tile = pairs.judge_tile(pair, box, args)
     record = dict(zip(("row", "col", "height", "width"), box, strict=True))
     record |= {name: tile[name] for name in (*SHARES, "rule")}
+    record["product"] = pair["radar"].tags.get("product", "")
     if tile["rule"]:
         return {**record, "reason": pairs.RULES[tile["rule"]]}
     name = f"{s1.site}_{s1.path.stem}_{s2.path.stem}_r{box[0]:05d}c{box[1]:05d}"
@@ -64,20 +66,26 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
     dates = {"date": s1.date, "s2_date": s2.date}
     radiometry = {**dates, "units": "dB", "backscatter": tags["backscatter"], "speckle": args.speckle}
     files = {
-        "sar": (tile["radar"], tile["bands"], np.nan, radiometry),
         "rgb": (tile["rgb"], ("red", "green", "blue"), 0, dates),
         "mask": (tile["mask"][None], ("snow",), 255, {**dates, "index": args.index}),
     }
+    if pair["truth"]:
+        files["mask_wet"] = (pairs.wet_mask(tile, pair["truth"])[None], ("wet_snow",), 255, dates)
+    azimuth = scenes.look_azimuth(pair["radar"], pair["site"]["latitude"])
     for kind, raster in pair["extra"].items():
-        bands = [b for b in raster.bands if b.endswith("_ref")] if kind == "ref" else raster.bands[:1]
-        label = {"dem": ["elevation"], "landcover": ["landcover"], "ref": bands}[kind]
-        values = rasters.read_on(raster, bands, grid, "nearest" if kind == "landcover" else "bilinear")
-        files[kind] = (
-            np.nan_to_num(values).astype(np.uint8) if kind == "landcover" else values,
-            label,
-            0 if kind == "landcover" else np.nan,
-            {name: raster.tags[name] for name in KEPT_TAGS if name in raster.tags},
-        )
+        label = {name: raster.tags[name] for name in KEPT_TAGS if name in raster.tags}
+        if kind == "dem":
+            planes = scenes.terrain_planes(raster, grid)
+            if pairs.add_local_incidence(tile, planes, azimuth):
+                radiometry["local_incidence_angle"] = "computed from DEM"
+            files[kind] = (np.stack(list(planes.values())), tuple(planes), np.nan, label)
+        elif kind == "landcover":
+            cover = np.nan_to_num(rasters.read_on(raster, raster.bands[:1], grid, "nearest"))
+            files[kind] = (cover.astype(np.uint8), ("landcover",), 0, label)
+        else:
+            bands = [band for band in raster.bands if band.endswith("_ref")]
+            files[kind] = (rasters.read_on(raster, bands, grid, "bilinear"), bands, np.nan, label)
+    files["sar"] = (tile["radar"], tile["bands"], np.nan, radiometry)
     for kind, (array, bands, nodata, label) in files.items():
         rasters.write(args.out / kind / f"{name}.tif", array, bands, grid, nodata, **label)
     latitude, longitude = grid.centre()
@@ -91,7 +99,6 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
         "s1_date": s1.date + (f"T{s1.time}" if s1.time else ""),
         "s2_date": s2.date + (f"T{s2.time}" if s2.time else ""),
         "platform": tags.get("platform", ""),
-        "product": tags.get("product", ""),
         "backscatter": tags["backscatter"],
         "relative_orbit": pair["orbit"],
         "orbit_state": tags.get("orbit_state", ""),
@@ -302,10 +309,18 @@ def get_parser():
     add("--looks", type=float, default=4.4, help="equivalent number of looks, for the filter")
     add(
         "--reference",
-        choices=("none", "summer"),
+        choices=("none", "summer", "warm"),
         default="summer",
-        help="same-track reference, where the orbit is known",
+        help="same-track reference, where the orbit is known: dates by month, or by a mild month before them",
     )
+    add(
+        "--reference-years",
+        choices=("earlier", "all"),
+        default="earlier",
+        help="earlier: only seasons that were over before a scene; all: its own and later ones too",
+    )
+    add("--need-reference", action="store_true", help="leave out scenes that have no reference")
+    add("--weather", type=Path, metavar="CSV", help="daily temperature of the sites, for --reference warm")
     add("--units", choices=("dB", "linear"), help="of radar files without that tag")
     add("--backscatter", choices=("sigma0", "gamma0", "gamma0_rtc"), help="of radar files without that tag")
     add("--sheet", type=int, default=24, metavar="N", help="triplets on a contact sheet")
@@ -338,18 +353,23 @@ def check(args) -> None:
         raise BadInput(f"--snow-season {args.snow_season[0]} {args.snow_season[1]}: months are 1 to 12.")
     if args.speckle_window < 3 or args.speckle_window % 2 == 0:
         raise BadInput(f"--speckle-window {args.speckle_window}: must be odd and at least 3.")
+    if (args.reference == "warm") != (args.weather is not None):
+        raise BadInput("--reference warm and --weather CSV need each other.")
+    if args.need_reference and args.reference == "none":
+        raise BadInput("--need-reference leaves nothing with --reference none; choose summer or warm.")
     if min(args.cloud_buffer_px, args.shadow_reach_px) < 0:
         raise BadInput("--cloud-buffer-px and --shadow-reach-px must not be negative.")
 
 
 def main(args) -> int:
-    from data_prep import card, pairs, references, scenes, sheets
+    from data_prep import card, degree_days, pairs, references, scenes, sheets
 
     check(args)
     sites = scenes.list_sites(args.data)
-    run = runs.Run(args, [args.data])
+    run = runs.Run(args, [args.data, *degree_days.files(args.weather)])
     if run.finished():
         return runs.DONE
+    weather = degree_days.read_weather(args.weather) if args.weather else {}
     if args.dry_run:
         found = [isinstance(c, dict) for c in itertools.islice(pairs.candidates(args), args.limit)]
         cut, alone = found.count(False), found.count(True)
@@ -364,10 +384,10 @@ def main(args) -> int:
     for folder in FOLDERS:
         (args.out / folder).mkdir(exist_ok=True)
     if args.reference != "none":
-        references.write_all(sites, args)
+        references.write_all(sites, args, weather)
     places = process(args, journal)
     tables = write_tables(args, journal, places)
-    for folder in ("dem", "landcover"):
+    for folder in OPTIONAL:
         if not any((args.out / folder).iterdir()):
             (args.out / folder).rmdir()
     sheets.draw(args, tables["samples"])

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import rasters, sar, scenes, snow_index
+from data_prep import rasters, references, sar, scenes, snow_index, terrain, truth
 
 RULES = {  # in the order in which they are applied; the first that fails names the rejection
     "unreadable": "a file cannot be read or is not what its tags say",
     "no-radar": "the site has no Sentinel-1 scene",
     "no-optical": "the site has no Sentinel-2 scene",
     "gap": "no partner within --max-gap-hours",
+    "no-reference": "the scene has no same-track reference (--need-reference)",
     "radar-border": "less than --min-valid-share of the tile is lit by the radar (swath edge, zero fill)",
     "optical-border": "less than --min-valid-share of the tile has optical data",
     "cloud": "more than --max-cloud-share of the optical pixels are cloud or cloud shadow",
@@ -97,9 +98,11 @@ def open_pair(site: Path, s1, s2, args) -> dict:
         if (site / f"{name}.tif").exists()
     }
     orbit = scenes.relative_orbit(radar, s1)
-    reference = args.out / "ref" / site.name / f"{orbit}_{args.reference}.tif"
-    if args.reference != "none" and reference.exists():
-        extra["ref"] = rasters.open_reference(reference, radar)
+    if args.reference != "none" and orbit:
+        name = references.name_for(orbit, s1.date, about["latitude"], args)
+        reference = args.out / "ref" / site.name / name
+        if reference.exists():
+            extra["ref"] = rasters.open_reference(reference, radar)
     for raster in extra.values():
         rasters.need_crs(raster)
     cloud_band = next((name for name in ("SCL", "QA60") if name in optical.bands), None)
@@ -116,6 +119,7 @@ def open_pair(site: Path, s1, s2, args) -> dict:
         "grid": grid,
         "extra": extra,
         "orbit": orbit,
+        "truth": truth.find(site, s1.path.stem),
         "cloud_band": cloud_band,
         "rgb_limits": scenes.rgb_limits(s2.path),
         "season": snow_index.in_snow_season(int(s2.date[5:7]), about["latitude"], *args.snow_season),
@@ -186,12 +190,13 @@ def judge_tile(pair: dict, box, args) -> dict:
     """Figures, arrays and, if a rule fails, its name, of one tile (row, col, height, width)."""
     grid = pair["grid"].window(*box)
     radar, bands, lit = read_radar_tile(pair, grid, args)
-    tile = {"grid": grid, "radar": radar, "bands": bands, **read_optical_tile(pair, grid, args)}
+    tile = {"grid": grid, "radar": radar, "bands": bands, "lit": lit, **read_optical_tile(pair, grid, args)}
     tile["mask"] = np.where(lit, tile["mask"], np.uint8(snow_index.NO_DATA))
     valid = tile["mask"] != snow_index.NO_DATA
     tile["radar_share"], tile["valid_fraction"] = float(lit.mean()), float(valid.mean())
     tile["snow_fraction"] = fraction = snow_index.snow_fraction(tile["mask"])
     failed = {
+        "no-reference": args.need_reference and "ref" not in pair["extra"],
         "radar-border": tile["radar_share"] < args.min_valid_share,
         "optical-border": tile["optical_share"] < args.min_valid_share,
         "cloud": tile["cloud_share"] > args.max_cloud_share,
@@ -201,6 +206,24 @@ def judge_tile(pair: dict, box, args) -> dict:
     }
     tile["rule"] = next((rule for rule, fails in failed.items() if fails), None)
     return tile
+
+
+def add_local_incidence(tile: dict, planes: dict, azimuth: float | None) -> bool:
+    """Add local_incidence_angle to a tile's radar from the DEM, if it has only the angle to the ellipsoid."""
+    ellipsoid, local = rasters.ANGLES
+    if azimuth is None or ellipsoid not in tile["bands"] or local in tile["bands"]:
+        return False
+    incidence = tile["radar"][tile["bands"].index(ellipsoid)]
+    angle = terrain.local_incidence_angle(planes["slope"], planes["aspect"], incidence, azimuth)
+    tile["radar"] = np.concatenate([tile["radar"], angle[None]])
+    tile["bands"] = [*tile["bands"], local]
+    return True
+
+
+def wet_mask(tile: dict, path: Path) -> np.ndarray:
+    """uint8 (H, W): 1 wet snow, 0 dry or none, 255 where the radar or the truth has no data."""
+    planes = truth.read_on(path, tile["grid"])
+    return np.where(tile["lit"] & truth.known(planes), truth.wet(planes), np.uint8(snow_index.NO_DATA))
 
 
 def misregistration(radar_db, nir) -> tuple[float, float]:

@@ -159,7 +159,12 @@ def as_number(value) -> float:
 
 
 def probability_histogram(
-    path: Path, snow: np.ndarray, snow_free: np.ndarray, threshold: float, title: str, calibration: list[dict]
+    path: Path,
+    snow: np.ndarray,
+    snow_free: np.ndarray,
+    threshold: float | None,
+    title: str,
+    calibration: list[dict],
 ) -> None:
     """Histogram of predicted probability by reference class, and the reliability diagram beside it."""
     fig = figure(7.2, 2.8)
@@ -178,7 +183,9 @@ def probability_histogram(
             alpha=0.6,
             baseline=0.5,
         )
-    left.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}")
+    if threshold is not None:
+        label = f"threshold {threshold:.3f}"
+        left.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
     left.set(xlabel="predicted probability of snow", ylabel="pixels", yscale="log", xlim=(0, 1))
     left.legend(framealpha=0.9, edgecolor="none", fontsize=7)
     right.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="calibrated")
@@ -240,4 +247,53 @@ def scene_preview(
                 shrink=0.8,
             )
     key(fig, MASK_KEY)
+    save(fig, path)
+
+
+METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+METHOD_MARKERS = "osD^vPX"
+
+
+def intervals(
+    path: Path, tables: dict[str, list[dict]], title: str, scores=("iou", "balanced_accuracy")
+) -> None:
+    """A dot and its 95 % interval for each method and class of each stratum, one panel a score.
+
+    tables: method -> rows of models.metrics.Tally.table.
+    """
+    first = next(iter(tables.values()))
+    known = {(row["stratum"], row["class"]): row for table in tables.values() for row in table}
+    lines = [key for row in first if (key := (row["stratum"], row["class"])) in known]
+    height = 0.16 * len(lines) * (1 + 0.55 * len(tables)) + 1.1
+    fig = figure(7.2, height)
+    fig.suptitle(title, fontsize=8)
+    panels = fig.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    names = {"iou": "IoU of snow", "balanced_accuracy": "balanced accuracy"}
+    for axes, score in zip(panels, scores, strict=True):
+        for number, (method, table) in enumerate(tables.items()):
+            rows = {(row["stratum"], row["class"]): row for row in table}
+            colour = METHOD_COLOURS[number % len(METHOD_COLOURS)]
+            offset = (number - (len(tables) - 1) / 2) * 0.7 / max(1, len(tables))
+            places = [k + offset for k, key in enumerate(lines) if rows.get(key, {}).get(score) is not None]
+            used = [rows[key] for key in lines if rows.get(key, {}).get(score) is not None]
+            for place, row in zip(places, used, strict=True):
+                if row[f"{score}_low"] is not None:
+                    axes.plot([row[f"{score}_low"], row[f"{score}_high"]], [place] * 2, color=colour, lw=1)
+            marker = METHOD_MARKERS[number % len(METHOD_MARKERS)]
+            values = [row[score] for row in used]
+            axes.plot(values, places, marker, color=colour, markersize=3.5, linestyle="none", label=method)
+        axes.set(xlabel=names.get(score, score.replace("_", " ")), xlim=(-0.02, 1.02))
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        for k in range(1, len(lines)):
+            if lines[k][0] != lines[k - 1][0]:
+                axes.axhline(k - 0.5, color="#999999", linewidth=0.6)
+    labels = ["all pixels" if s == "all" else f"{s.replace('_', ' ')}: {name}" for s, name in lines]
+    sites = [f"  ({known[key]['sites_with_snow']} of {known[key]['sites']} sites)" for key in lines]
+    panels[0].set_yticks(range(len(lines)), [a + b for a, b in zip(labels, sites, strict=True)], fontsize=7)
+    panels[0].set_ylim(len(lines) - 0.5, -0.5)
+    panels[0].set_title(
+        "in brackets: sites that have such snow, of the sites counted", fontsize=6, loc="left"
+    )
+    handles, names = panels[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncol=min(4, len(names)), frameon=False, fontsize=7)
     save(fig, path)

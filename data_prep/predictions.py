@@ -50,24 +50,30 @@ def read(path: Path, max_pixels: int | None = None) -> np.ndarray:
     return np.where(values == NO_DATA, np.nan, values * rasters.PROBABILITY_SCALE)
 
 
-def panel(out: Path, row: dict, caption: str, target: str, bands) -> dict:
+def read_written(out: Path, row: dict) -> tuple[np.ndarray, np.ndarray | None]:
+    """A triplet's mask and probability as `write` wrote them; for the original's PNGs the mask alone."""
+    if row["sar"].suffix == ".png":
+        return (rasters.read_png(out / "mask" / f"{row['id']}.png") == 255).astype(np.uint8), None
+    mask, probability = (read(out / kind / f"{row['id']}.tif") for kind in ("mask", "probability"))
+    return mask, probability
+
+
+def panel(row: dict, caption: str, reference: np.ndarray, mask: np.ndarray, probability=None) -> dict:
     """What pictures.overlays shows of a triplet: radar, RGB, reference mask, probability, errors."""
-    original = row["sar"].suffix == ".png"
-    image, reference = triplets.read_pair(row, bands, target)
-    rgb = probability = None
-    if original:
-        mask = (rasters.read_png(out / "mask" / f"{row['id']}.png") == 255).astype(np.uint8)
+    rgb = None
+    if row["sar"].suffix == ".png":
+        image = triplets.read_image(row, ["grey"])[0]
         rgb = rasters.read_png(row["rgb"]) if row["rgb"] else None
     else:
-        mask, probability = (read(out / kind / f"{row['id']}.tif") for kind in ("mask", "probability"))
+        raster = rasters.open_header(row["sar"])
+        band = next(name for name in (*rasters.RADAR, raster.bands[0]) if name in raster.bands)
+        image = rasters.read(raster, [band])[0]
         if row["rgb"]:
             raster = rasters.open_header(row["rgb"])
             rgb = rasters.read(raster, raster.bands, raw=True).astype(np.uint8).transpose(1, 2, 0)
-    errors = pictures.error_colours(reference, mask)
-    radar = sar.stretch(image[0], sar.stretch_limits(image[0]))
     return {
-        "radar": radar, "rgb": rgb, "reference mask": reference, "probability": probability, "errors": errors,
-        "caption": caption,
+        "radar": sar.stretch(image, sar.stretch_limits(image)), "rgb": rgb, "reference mask": reference,
+        "probability": probability, "errors": pictures.error_colours(reference, mask), "caption": caption,
     }  # fmt: skip
 
 

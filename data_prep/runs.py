@@ -26,6 +26,7 @@ NOT_COMPARED = {
     "workers",
     "resume",
     "stop_after",
+    "cache",
 }  # cannot change what a job computes
 
 

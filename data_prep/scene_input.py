@@ -4,14 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import rasters, sar, scenes, triplets
+from data_prep import degree_days, rasters, references, sar, scenes, terrain, triplets
 from data_prep.runs import BadInput
 
 
 class SceneInput:
     """Reads float32 (C, H, W) windows of a scene in the contract's bands and units; NaN = no data.
 
-    site: the scene's site folder, for dem.tif and ref/; None for a lone raster. A geographic grid is read on
+    site: the scene's site folder, for dem.tif and ref/; None for a lone raster. references: a folder of
+    <site>/<orbit>_<rule>*.tif to use in place of ref/. weather: a weather.csv. A geographic grid is read on
     UTM pixels of `resolution_m`. What the contract asks for and the scene lacks is a BadInput that names it.
     """
 
@@ -24,6 +25,7 @@ class SceneInput:
         units: str | None = None,
         backscatter: str | None = None,
         resolution_m: float = 10,
+        weather: Path | None = None,
     ):
         self.channels, self.date = tuple(contract["bands"]), scene.date
         path = scene.path
@@ -47,50 +49,77 @@ class SceneInput:
         self.grid = self.raster.grid
         if self.grid.crs.is_geographic:
             self.grid = rasters.utm_grid(self.grid, resolution_m)
-        self.files: dict[str, tuple[rasters.Raster, list[str]]] = {}
         self.orbit = scenes.relative_orbit(self.raster, scene)
-        for plane in triplets.planes_needed(self.channels):
-            if plane != "season":
-                kind = triplets.PLANE_FILE.get(plane, "sar")
-                self.files.setdefault(kind, (self._open(kind, plane, site, references), []))[1].append(plane)
+        self.latitude = scenes.read_site(site)["latitude"] if site else None
         self.dem = rasters.open_header(site / "dem.tif") if site and (site / "dem.tif").exists() else None
         if self.dem:
             rasters.need_crs(self.dem)
+        self.weather = degree_days.read_weather(weather).get(scene.site) if weather else None
+        triplets.need_weather(self.channels, self.weather, path)
+        self.planes = triplets.planes_by_file(self.channels)
+        self.azimuth = None  # where the radar looks, if the local incidence angle is to be computed
+        self._need_sar_bands()
+        if "dem" in self.planes and not self.dem:
+            self._refuse(self.planes["dem"], "dem.tif beside the scenes")
+        self.reference = self._open_reference(site, references) if "ref" in self.planes else None
 
-    def _open(self, kind: str, plane: str, site: Path | None, references: Path | None) -> rasters.Raster:
-        if kind == "sar":
-            raster = self.raster
-        else:
-            folder = references / site.name if references and site else site and site / "ref"
-            found = (
-                [site / "dem.tif"]
-                if kind == "dem" and site
-                else sorted((folder or Path("-")).glob(f"{self.orbit}_*.tif"))
-            )
-            if not found or not found[0].exists():
-                name = "dem.tif" if kind == "dem" else f"ref/{self.orbit}_<rule>.tif"
-                raise BadInput(
-                    f"{self.raster.path}: the checkpoint needs band {plane}, and there is no {kind} file for "
-                    f"it ({name} beside the scenes)."
-                )
-            opened = rasters.open_header(found[0])
-            raster = rasters.open_reference(found[0], self.raster) if kind == "ref" else opened
-            rasters.need_crs(raster)
-        if kind == "dem":
-            return rasters.replace(raster, bands=("elevation", *raster.bands[1:]))
-        if plane not in raster.bands:
+    def _refuse(self, planes, what: str) -> None:
+        names = ", ".join(planes)
+        raise BadInput(f"{self.raster.path}: the checkpoint needs band {names}, and there is no {what}.")
+
+    def _need_sar_bands(self) -> None:
+        """Every band of the SAR file is there, or is an angle that can be computed."""
+        names, bands = self.planes.get("sar", []), self.raster.bands
+        ellipsoid, local = rasters.ANGLES
+        if local in names and local not in bands and ellipsoid in bands and self.dem:
+            self.azimuth = scenes.look_azimuth(self.raster, self.latitude)
+        computed = () if self.azimuth is None else (local,)
+        missing = [name for name in names if name not in (*bands, *computed)]
+        if missing:
             raise BadInput(
-                f"{raster.path}: the checkpoint needs band {plane}; found {', '.join(raster.bands)}."
+                f"{self.raster.path}: the checkpoint needs band {', '.join(missing)}; found "
+                f"{', '.join(bands)}"
+                + (
+                    f" ({local} follows from {ellipsoid}, dem.tif and orbit_state)."
+                    if local in missing
+                    else "."
+                )
             )
-        return raster
+
+    def _open_reference(self, site: Path | None, folder: Path | None) -> rasters.Raster:
+        folder = folder / site.name if folder and site else site and site / "ref"
+        path = folder and references.choose(folder, self.orbit, self.date, self.latitude)
+        if not path:
+            where = f"ref/{self.orbit}_<rule>.tif beside the scenes that uses dates before {self.date} alone"
+            self._refuse(self.planes["ref"], where)
+        reference = rasters.open_reference(path, self.raster)
+        rasters.need_crs(reference)
+        missing = [name for name in self.planes["ref"] if name not in reference.bands]
+        if missing:
+            raise BadInput(
+                f"{path}: the checkpoint needs band {', '.join(missing)}; found {', '.join(reference.bands)}."
+            )
+        return reference
 
     def read(self, row: int, col: int, height: int, width: int) -> np.ndarray:
         window, planes = self.grid.window(row, col, height, width), {}
-        for raster, names in self.files.values():
-            for name, values in zip(names, rasters.read_on(raster, names, window, "bilinear"), strict=True):
-                linear = name in rasters.RADAR and raster.units == "linear"
-                planes[name] = sar.to_db(values) if linear else values
-        planes["season"] = np.full((height, width), triplets.season_angle(self.date), np.float32)
+        ellipsoid, local = rasters.ANGLES
+        names = list(self.planes.get("sar", []))
+        if self.azimuth is not None:
+            names[names.index(local)] = ellipsoid
+        for raster, wanted in ((self.raster, dict.fromkeys(names)), (self.reference, self.planes.get("ref"))):
+            if not wanted:
+                continue
+            values = rasters.read_on(raster, list(wanted), window, "bilinear")
+            for name, plane in zip(wanted, values, strict=True):
+                in_power = name in rasters.RADAR and raster.units == "linear"
+                planes[name] = sar.to_db(plane) if in_power else plane
+        if "dem" in self.planes or self.azimuth is not None:
+            planes |= scenes.terrain_planes(self.dem, window)
+        if self.azimuth is not None:
+            angles = planes["slope"], planes["aspect"], planes[ellipsoid]
+            planes[local] = terrain.local_incidence_angle(*angles, self.azimuth)
+        triplets.add_computed(planes, self.channels, (height, width), self.date, self.weather)
         return triplets.assemble(self.channels, planes)
 
     def elevation(self, row: int, col: int, height: int, width: int) -> np.ndarray | None:

@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep import sar
-from data_prep.rasters import RADAR, Raster, open_header, sample
+import numpy as np
+
+from data_prep import sar, terrain
+from data_prep.rasters import RADAR, Grid, Raster, open_header, read_on, sample
 from data_prep.runs import BadInput
 
 SCENE_NAME = re.compile(
@@ -85,6 +87,29 @@ def relative_orbit(raster: Raster, scene: Scene) -> str:
     if orbit and not SAFE_NAME.fullmatch(orbit):
         raise BadInput(f"{raster.path}: relative orbit {orbit!r} holds odd characters; mend the tag.")
     return orbit
+
+
+def look_azimuth(raster: Raster, latitude: float) -> float | None:
+    """Where the radar looks, degrees from north; None where its tags have no orbit_state that says so."""
+    try:
+        return terrain.look_azimuth(latitude, raster.tags.get("orbit_state", "").lower())
+    except ValueError:
+        return None
+
+
+def terrain_planes(dem: Raster, grid: Grid) -> dict[str, np.ndarray]:
+    """Elevation in metres, slope and aspect in degrees, float32 (H, W), of a DEM on a metric grid.
+
+    Read with a margin of a pixel, so that windows of one grid have no seams.
+    """
+    wide = grid.window(-1, -1, grid.height + 2, grid.width + 2)
+    metres = read_on(dem, dem.bands[:1], wide, "bilinear")[0]
+    elevation = metres[1:-1, 1:-1]
+    for edge, beside in ((np.s_[0], np.s_[1]), (np.s_[-1], np.s_[-2])):  # where the DEM itself ends
+        for side in (metres, metres.T):
+            side[edge] = np.where(np.isnan(side[edge]), side[beside], side[edge])
+    slope, aspect = terrain.slope_aspect(metres, grid.pixel_area_m2() ** 0.5)
+    return {"elevation": elevation, "slope": slope[1:-1, 1:-1], "aspect": aspect[1:-1, 1:-1]}
 
 
 @functools.lru_cache(maxsize=32)

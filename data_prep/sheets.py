@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from data_prep import pairs, pictures, rasters, sar, scenes
+from data_prep import pairs, pictures, rasters, sar, scenes, triplets
 from data_prep.runs import BadInput
 
 
@@ -22,12 +22,13 @@ def draw(args, sheets: dict) -> None:
         "kept": f"Kept triplets (radar VV, RGB, mask by {args.index})",
         "rejected": "Rejected candidates and the rule",
     }
+    origin = triplets.origin([record for sample in sheets.values() for _, record in sample])
     for group, sample in sheets.items():
         chosen = [record for _, record in sorted(sample, key=lambda item: item[0])[: args.sheet]]
         panels = [
             preview(record, args) for record in sorted(chosen, key=lambda r: (r["rule"] or "", r["site"]))
         ]
-        pictures.contact_sheet(args.out / f"contact_sheet_{group}.png", panels, titles[group])
+        pictures.contact_sheet(args.out / f"contact_sheet_{group}.png", panels, titles[group] + origin)
 
 
 def preview(record: dict, args) -> dict:

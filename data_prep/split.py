@@ -88,8 +88,11 @@ def by_year(rows, args) -> list[str]:
 
 
 def by_both(rows, args) -> list[str]:
-    """Only triplets whose site and year are on the same side are used: new places in new winters."""
-    return [a if a == b else "" for a, b in zip(by_site(rows, args), by_year(rows, args), strict=True)]
+    """Test: new places in new winters. Train and val: other places, in the years before those winters."""
+    late = [year == "test" for year in by_year(rows, args)]
+    return [
+        site if (site == "test") == new else "" for site, new in zip(by_site(rows, args), late, strict=True)
+    ]
 
 
 def by_block(rows, args) -> list[str]:
@@ -275,7 +278,8 @@ def main(args) -> int:
             for name, r in table.items()
         ),
     )
-    pictures.class_balance(args.out / "class_balance.png", table, f"Split by {args.by}")
+    title = f"Split by {args.by}{triplets.origin(rows)}"
+    pictures.class_balance(args.out / "class_balance.png", table, title)
     return run.finish(balance=table, by=args.by, shares_ground=args.by == "year")
 
 

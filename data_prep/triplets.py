@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import hashlib
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import rasters, sar, scenes
+from data_prep import degree_days, rasters, sar, scenes
 from data_prep.runs import BadInput, core_count, progress, say, write_csv
 from data_prep.snow_index import NO_DATA
 
@@ -46,26 +47,55 @@ SPLITS = ("train", "val", "test")
 TARGETS = {"total": "mask", "wet": "mask_wet"}
 FILES = ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
 
-# An input channel: the planes it is made of, and how. Planes are bands of SAR, reference and elevation files.
+WEATHER_DAYS = (1, 3, 7, 14, 30, 90, 180)
+WEATHER = {  # a plane of weather: the function of degree_days it is, and its days
+    f"{name}-{days}": (function, days)
+    for name, function in (
+        ("temperature", degree_days.temperature),
+        ("degree-days", degree_days.degree_days),
+        ("snowfall", degree_days.snowfall),
+    )
+    for days in WEATHER_DAYS
+}
+
+
+def same(plane: np.ndarray) -> np.ndarray:
+    return plane
+
+
+def northness(slope: np.ndarray, aspect: np.ndarray) -> np.ndarray:
+    """1 on a wall that faces north, -1 on one that faces south, 0 on flat ground; angles in degrees."""
+    return np.sin(np.radians(slope)) * np.cos(np.radians(aspect))
+
+
+def eastness(slope: np.ndarray, aspect: np.ndarray) -> np.ndarray:
+    return np.sin(np.radians(slope)) * np.sin(np.radians(aspect))
+
+
+# An input channel: the planes it is made of, and how.
 CHANNELS = {
-    "vv": (("VV",), lambda vv: vv),
-    "vh": (("VH",), lambda vh: vh),
-    "vh-vv": (("VH", "VV"), lambda vh, vv: vh - vv),
+    "vv": (("VV",), same),
+    "vh": (("VH",), same),
+    "vh-vv": (("VH", "VV"), sar.ratio_db),
     "vv-ref": (("VV", "VV_ref"), sar.ratio_db),
     "vh-ref": (("VH", "VH_ref"), sar.ratio_db),
-    "incidence-angle": (("incidence_angle",), lambda angle: angle),
-    "local-incidence-angle": (("local_incidence_angle",), lambda angle: angle),
-    "elevation": (("elevation",), lambda metres: metres),
+    "reference-vv": (("VV_ref",), same),  # known without the current image
+    "reference-vh": (("VH_ref",), same),
+    "incidence-angle": (("incidence_angle",), same),
+    "local-incidence-angle": (("local_incidence_angle",), same),
+    "elevation": (("elevation",), same),
+    "slope": (("slope",), same),
+    "northness": (("slope", "aspect"), northness),
+    "eastness": (("slope", "aspect"), eastness),
     "season-sin": (("season",), np.sin),
     "season-cos": (("season",), np.cos),
-    "grey": (("grey",), lambda grey: grey),  # the original's 8-bit SAR pictures
+    **{name: ((name,), same) for name in WEATHER},
+    "grey": (("grey",), same),  # the original's 8-bit SAR pictures
 }
 RADAR_CHANNELS = ("vv", "vh", "vv-ref", "vh-ref")  # a change of radiometric gain shifts these, in dB
-PLANE_FILE = {
-    "VV_ref": "ref",
-    "VH_ref": "ref",
-    "elevation": "dem",
-}  # every other plane is a band of the SAR file
+# Where planes come from: season and weather are computed, these are in files, all others in the SAR file.
+COMPUTED = ("season", *WEATHER)
+PLANE_FILE = {"VV_ref": "ref", "VH_ref": "ref", **dict.fromkeys(("elevation", "slope", "aspect"), "dem")}
 
 
 @dataclass
@@ -90,8 +120,11 @@ class Triplets:
         return values[0] if values else ""
 
 
-def read_manifest(folder: Path) -> Triplets:
-    """Read triplets.csv, or the original's SAR/, RGB/, Masks/ folders, and check names, ids and files."""
+def read_manifest(folder: Path, weather: Path | None = None) -> Triplets:
+    """Read triplets.csv, or the original's SAR/, RGB/, Masks/ folders, and check names, ids and files.
+
+    weather: a weather.csv; row["weather"] is then the series of the row's site, and None without one.
+    """
     folder = Path(folder)
     path = folder / "triplets.csv"
     if not path.is_file():
@@ -131,6 +164,9 @@ def read_manifest(folder: Path) -> Triplets:
                 row[column] = inside(folder, row[column], path, number)
             else:
                 row[column] = None
+    series = degree_days.read_weather(weather) if weather else {}
+    for row in rows:
+        row["weather"] = series.get(row["site"])
     return Triplets(folder, rows)
 
 
@@ -166,12 +202,17 @@ def read_original(folder: Path) -> Triplets:
                     "backscatter": "8-bit",
                     "mask": files["masks"],
                     "rgb": files["rgb"] if files["rgb"].exists() else None,
-                    **dict.fromkeys(("mask_wet", "dem", "landcover", "ref")),
+                    **dict.fromkeys(("mask_wet", "dem", "landcover", "ref", "weather")),
                 }
             )
     if not rows:
         raise BadInput(f"{folder}: SAR/ holds no <split>/*.png.")
     return Triplets(folder, rows, original=True)
+
+
+def origin(rows) -> str:
+    """What a title must say of these rows' data: " (simulated data)", or nothing for real data."""
+    return " (simulated data)" if any(str(r.get("product")).startswith("simulated") for r in rows) else ""
 
 
 def write_manifest(path: Path, rows) -> None:
@@ -190,7 +231,29 @@ def check_channels(names) -> tuple[str, ...]:
 
 
 def planes_needed(channels) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(plane for name in channels for plane in CHANNELS[name][0]))
+    """Every plane of the channels, and the elevation that weather is brought to."""
+    planes = [plane for name in channels for plane in CHANNELS[name][0]]
+    elevation = ["elevation"] if set(planes) & set(WEATHER) else []
+    return tuple(dict.fromkeys([*planes, *elevation]))
+
+
+def planes_by_file(channels) -> dict[str, list[str]]:
+    """The planes that are read, by the kind of file that holds them: sar, dem, ref."""
+    kinds: dict[str, list[str]] = {}
+    for plane in planes_needed(channels):
+        if plane not in COMPUTED:
+            kinds.setdefault(PLANE_FILE.get(plane, "sar"), []).append(plane)
+    return kinds
+
+
+def need_weather(channels, series: dict | None, what) -> None:
+    """BadInput if a channel of weather has no series to be made from."""
+    names = [name for name in channels if name in WEATHER]
+    if names and series is None:
+        raise BadInput(
+            f"{what}: band {', '.join(names)} needs the site's daily weather; pass --weather with a "
+            "weather.csv that holds it, or choose other bands."
+        )
 
 
 def season_angle(date: str) -> float:
@@ -202,6 +265,18 @@ def season_angle(date: str) -> float:
     return 2 * math.pi * (day - 1) / 365.25
 
 
+def add_computed(
+    planes: dict[str, np.ndarray], channels, shape: tuple[int, int], date: str, series: dict | None
+) -> None:
+    """Add to the planes that were read those that follow from the date, the weather and the elevation."""
+    for plane in planes_needed(channels):
+        if plane == "season":
+            planes[plane] = np.full(shape, season_angle(date), np.float32)
+        elif plane in WEATHER:
+            function, days = WEATHER[plane]
+            planes[plane] = function(series, date, days, planes["elevation"])
+
+
 def assemble(channels, planes: dict[str, np.ndarray]) -> np.ndarray:
     """float32 (C, H, W) of the named channels from planes (H, W); NaN = no data."""
     return np.stack(
@@ -209,14 +284,14 @@ def assemble(channels, planes: dict[str, np.ndarray]) -> np.ndarray:
     ).astype(np.float32)
 
 
-def read_image(row: dict, channels) -> np.ndarray:
-    """float32 (C, H, W) of a triplet's input channels, in dB, degrees, metres; NaN = no data."""
-    planes, by_file = {}, {}
-    for plane in planes_needed(channels):
-        by_file.setdefault("time" if plane == "season" else PLANE_FILE.get(plane, "sar"), []).append(plane)
-    for kind, names in by_file.items():
-        if kind == "time":
-            continue
+def read_image(row: dict, channels, window=None) -> np.ndarray:
+    """float32 (C, H, W) of a triplet's input channels, in dB, degrees, metres; NaN = no data.
+
+    window: only these (row, col, height, width) pixels.
+    """
+    need_weather(channels, row.get("weather"), row["id"])
+    planes = {}
+    for kind, names in planes_by_file(channels).items():
         path = row[kind]
         if path is None:
             raise BadInput(
@@ -227,26 +302,33 @@ def read_image(row: dict, channels) -> np.ndarray:
             if names != ["grey"]:
                 raise BadInput(f"{path}: an 8-bit picture gives the band grey, not {', '.join(names)}.")
             image = rasters.read_png(path)
-            planes["grey"] = (image if image.ndim == 2 else image.mean(axis=2)).astype(np.float32)
+            image = (image if image.ndim == 2 else image.mean(axis=2)).astype(np.float32)
+            planes["grey"] = cut(image, window)
         else:
             raster = rasters.open_header(path)
             if kind == "sar" and raster.units != "dB":
                 raise BadInput(
                     f"{path}: tag units={raster.units!r}, triplets are in 'dB'; curate them again."
                 )
-            for name, values in zip(names, rasters.read(raster, names), strict=True):
+            for name, values in zip(names, rasters.read(raster, names, window), strict=True):
                 planes[name] = values
-    if "season" in planes_needed(channels):
-        size = next(iter(planes.values())).shape if planes else picture_size(row)
-        planes["season"] = np.full(size, season_angle(row["s1_date"]), np.float32)
+    shape = next(iter(planes.values())).shape if planes else (window or picture_size(row))[-2:]
+    add_computed(planes, channels, shape, row["s1_date"], row.get("weather"))
     sizes = {values.shape for values in planes.values()}
     if len(sizes) > 1:
         raise BadInput(f"{row['id']}: its files differ in size ({', '.join(map(str, sorted(sizes)))}).")
     return assemble(channels, planes)
 
 
-def read_mask(row: dict, target: str = "total") -> np.ndarray:
-    """uint8 (H, W): 0 snow-free, 1 snow, 255 no data."""
+def cut(image: np.ndarray, window) -> np.ndarray:
+    if window is None:
+        return image
+    row, col, height, width = window
+    return image[..., row : row + height, col : col + width]
+
+
+def read_mask(row: dict, target: str = "total", window=None) -> np.ndarray:
+    """uint8 (H, W): 0 snow-free, 1 snow, 255 no data; of a window (row, col, height, width) if one is given."""
     path = row[TARGETS[target]]
     if path is None or not path.exists():
         raise BadInput(
@@ -261,9 +343,9 @@ def read_mask(row: dict, target: str = "total") -> np.ndarray:
                 f"{path}: levels {shown(levels)}, expected 0 (snow-free) and 255 (snow) in an 8-bit mask; "
                 "threshold it, or use GeoTIFF triplets with 0, 1, 255 = no data."
             )
-        return (mask == 255).astype(np.uint8)
+        return cut((mask == 255).astype(np.uint8), window)
     raster = rasters.open_header(path)
-    mask = rasters.read(raster, raster.bands[:1], raw=True)[0]
+    mask = rasters.read(raster, raster.bands[:1], window, raw=True)[0]
     levels = np.unique(mask)
     if not set(levels.tolist()) <= {0, 1, NO_DATA}:
         raise BadInput(f"{path}: levels {shown(levels)}, expected 0 (snow-free), 1 (snow), 255 (no data).")
@@ -275,15 +357,37 @@ def shown(levels: np.ndarray) -> str:
     return text + (", ..." if len(levels) > 6 else "")
 
 
-def read_pair(row: dict, channels, target: str = "total") -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask of a triplet, checked against each other; pixels without input are 255 in the mask."""
-    image, mask = read_image(row, channels), read_mask(row, target)
+def image_key(row: dict, channels) -> str:
+    """A name for what read_image gives: it changes with the channels, the files and the weather."""
+    used = {kind: row[kind] for kind in planes_by_file(channels)}
+    state = {
+        kind: (str(path), path.stat().st_size, path.stat().st_mtime_ns) for kind, path in used.items() if path
+    }
+    digest = hashlib.sha256(repr((tuple(channels), row["s1_date"], sorted(state.items()))).encode())
+    if set(channels) & set(WEATHER):
+        series = row["weather"]
+        digest.update(repr(series["elevation_m"]).encode())
+        for name in ("dates", *degree_days.VARIABLES):
+            digest.update(np.ascontiguousarray(series[name]).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def read_pair(
+    row: dict, channels, target: str = "total", window=None, image: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask of a triplet, checked against each other; pixels without input are 255 in the mask.
+
+    window: only these (row, col, height, width) pixels, of which all may lack input. image: what read_image
+    gave for the whole triplet, where it is at hand.
+    """
+    image = read_image(row, channels, window) if image is None else np.array(cut(image, window))
+    mask = read_mask(row, target, window)
     if image.shape[1:] != mask.shape:
         raise BadInput(
             f"{row['id']}: SAR is {image.shape[1:]} pixels, mask {mask.shape}; they must be equal."
         )
     missing = np.isnan(image).any(axis=0)
-    if missing.all():
+    if missing.all() and window is None:
         raise BadInput(f"{row['sar']}: no valid pixel in band {', '.join(channels)}.")
     return image, np.where(missing, np.uint8(NO_DATA), mask)
 

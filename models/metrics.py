@@ -1,8 +1,12 @@
-"""Scores of snow masks from one histogram of probabilities per class. Needs numpy only.
+"""Scores of snow masks, by stratum and with intervals over sites. Needs numpy only.
 
     scores = Histogram()
     scores.add(probability, mask)          # any shapes, as often as wanted; 255 in the mask is ignored
     scores.at(0.5)["iou"], scores.auprc(), scores.best_threshold()
+
+    tally = Tally({"surface": ("open", "forest")})
+    tally.add("my-site", "2021-01-10", marked, reference, {"surface": codes}, probability)
+    tally.scores()["iou"], tally.table(), paired_bootstrap(tally.rows(), another.rows())
 
 Sums over pixels, so the order and grouping of images changes nothing. A score of nothing is None.
 """
@@ -11,6 +15,11 @@ import numpy as np
 
 NO_DATA = 255
 BINS = 1000  # bin k holds probabilities in [k/1000, (k+1)/1000); thresholds are multiples of 1/1000
+COARSE = 200  # bins of probability kept for each scene: intervals and paired differences of AUPRC use these
+COUNTS = ("true_snow", "missed_snow", "false_snow", "true_bare")
+WITH_INTERVAL = (
+    "accuracy", "balanced_accuracy", "precision", "recall", "f1", "iou", "mcc", "auprc", "snow_area_bias"
+)  # fmt: skip
 
 
 class Histogram:
@@ -51,11 +60,7 @@ class Histogram:
 
     def auprc(self) -> float | None:
         """Average precision, the area under the precision-recall steps; None without both classes."""
-        snow, false = self.snow[::-1].cumsum(), self.snow_free[::-1].cumsum()
-        if not snow[-1] or not false[-1]:
-            return None
-        seen = np.maximum(snow + false, 1)
-        return float((self.snow[::-1] * (snow / seen)).sum() / snow[-1])
+        return number(average_precision(self.snow, self.snow_free))
 
     def calibration(self, groups: int = 20) -> list[dict]:
         """Reliability: mean probability, share that is snow and pixels, in equal steps of probability."""
@@ -94,8 +99,10 @@ class Histogram:
         )
 
     def summary(self, threshold: float) -> dict:
+        return {**self.at(threshold), **self.without_threshold()}
+
+    def without_threshold(self) -> dict:
         return {
-            **self.at(threshold),
             "auprc": self.auprc(),
             "brier": self.brier(),
             "expected_calibration_error": self.expected_calibration_error(),
@@ -112,73 +119,297 @@ def is_snow(probability: np.ndarray, threshold: float) -> np.ndarray:
     return np.minimum((np.asarray(probability) * BINS).astype(np.int64), BINS - 1) >= threshold_bin(threshold)
 
 
-def divide(a: float, b: float) -> float | None:
-    return a / b if b else None
+def to_mask(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """uint8 mask 0, 1, 255 from probability (NaN = no data)."""
+    missing = np.isnan(probability)
+    snow = is_snow(np.where(missing, 0, probability), threshold)
+    return np.where(missing, NO_DATA, snow).astype(np.uint8)
 
 
-def scores_of_counts(true_snow: int, missed_snow: int, false_snow: int, true_bare: int) -> dict:
-    """Every score of one confusion matrix. Snow scores are None unless snow occurs in the reference."""
+# ---- scores of counts --------------------------------------------------------------------------------------
+
+
+def number(value) -> float | None:
+    """A float, or None for NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def divide(a, b) -> np.ndarray:
+    """a / b, NaN where b is 0."""
+    a, b = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
+    return np.divide(a, b, out=np.full(b.shape, np.nan), where=b != 0)
+
+
+def score_arrays(true_snow, missed_snow, false_snow, true_bare) -> dict[str, np.ndarray]:
+    """Every score of confusion matrices given as float arrays of one shape; NaN where nothing is to score."""
     snow, bare = true_snow + missed_snow, true_bare + false_snow
     marked, pixels = true_snow + false_snow, snow + bare
-    has_snow, both = bool(snow), bool(snow and bare)
     recall, specificity = divide(true_snow, snow), divide(true_bare, bare)
-    product = float(marked) * float(true_bare + missed_snow) * float(snow) * float(bare)
+    occurs = np.where(snow > 0, 1.0, np.nan)  # snow scores mean nothing unless the reference has snow
+    product = np.sqrt(marked) * np.sqrt(true_bare + missed_snow) * np.sqrt(snow) * np.sqrt(bare)
     return {
-        "true_snow": true_snow,
-        "missed_snow": missed_snow,
-        "false_snow": false_snow,
-        "true_bare": true_bare,
-        "pixels": pixels,
         "prevalence": divide(snow, pixels),
         "accuracy": divide(true_snow + true_bare, pixels),
-        "balanced_accuracy": (recall + specificity) / 2 if both else None,
-        "precision": divide(true_snow, marked) if has_snow else None,
+        "balanced_accuracy": (recall + specificity) / 2,
+        "precision": divide(true_snow, marked) * occurs,
         "recall": recall,
         "specificity": specificity,
-        "f1": divide(2 * true_snow, snow + marked) if has_snow else None,
-        "iou": divide(true_snow, snow + false_snow) if has_snow else None,
-        "iou_snow_free": divide(true_bare, bare + missed_snow) if bare else None,
-        "mcc": (true_snow * true_bare - false_snow * missed_snow) / product**0.5 if product else None,
+        "f1": divide(2 * true_snow, snow + marked) * occurs,
+        "iou": divide(true_snow, snow + false_snow) * occurs,
+        "iou_snow_free": divide(true_bare, np.where(bare > 0, bare + missed_snow, 0)),
+        "mcc": divide(true_snow * true_bare - false_snow * missed_snow, product),
         "snow_area_bias": divide(marked - snow, pixels),
     }
 
 
-COUNTS = ("true_snow", "missed_snow", "false_snow", "true_bare")
+def scores_of_counts(true_snow: int, missed_snow: int, false_snow: int, true_bare: int) -> dict:
+    """Every score of one confusion matrix. Snow scores are None unless snow occurs in the reference."""
+    counts = dict(zip(COUNTS, map(int, (true_snow, missed_snow, false_snow, true_bare)), strict=True))
+    scores = score_arrays(*(np.float64(count) for count in counts.values()))
+    return {**counts, "pixels": sum(counts.values()), **{name: number(v) for name, v in scores.items()}}
 
 
-def cluster_bootstrap(
-    rows: list[dict],
-    seed: int = 0,
-    replicates: int = 1000,
-    names=("iou", "f1", "balanced_accuracy", "mcc", "snow_area_bias"),
-) -> dict:
+def average_precision(snow: np.ndarray, snow_free: np.ndarray) -> np.ndarray:
+    """Area under the precision-recall steps of histograms (..., bins); NaN without both classes."""
+    snow_here = snow[..., ::-1]
+    snow, false = snow_here.cumsum(-1), snow_free[..., ::-1].cumsum(-1)
+    area = (snow_here * (snow / np.maximum(snow + false, 1e-9))).sum(-1)
+    return divide(area, np.where(false[..., -1] > 0, snow[..., -1], 0))
+
+
+# ---- intervals ---------------------------------------------------------------------------------------------
+
+
+def resample(sites: list[str], seed: int = 0, replicates: int = 1000) -> np.ndarray:
+    """How often each scene is drawn: float64 (replicates, scenes), for the site of each scene.
+
+    Sites are drawn with replacement, then in each drawn site as many scenes as it has, with replacement. The
+    draws of a site are counted at once: k draws of n scenes are multinomial(k n, 1/n).
+    """
+    random, sites = np.random.default_rng(seed), np.asarray(sites)
+    names = np.unique(sites)
+    drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), replicates)
+    weights = np.zeros((replicates, len(sites)))
+    for times, name in zip(drawn.T, names, strict=True):
+        scenes = np.flatnonzero(sites == name)
+        weights[:, scenes] = random.multinomial(times * len(scenes), np.full(len(scenes), 1 / len(scenes)))
+    return weights
+
+
+def gather(rows: list[dict]) -> tuple[list, np.ndarray, np.ndarray | None]:
+    """Rows of one scene added up: keys (site, scene), counts (n, 4), histograms (n, 2, bins) or None.
+
+    A scene whose rows carry no histogram counts as one without probabilities.
+    """
+    counts, histograms = {}, {}
+    for row in rows:
+        key = row["site"], row["scene"]
+        counts[key] = counts.get(key, 0) + np.array([row[name] for name in COUNTS], np.float64)
+        if row.get("histogram") is not None:
+            histograms[key] = histograms.get(key, 0) + np.asarray(row["histogram"], np.float64)
+    keys = sorted(counts)
+    if not histograms:
+        return keys, np.array([counts[key] for key in keys]).reshape(-1, 4), None
+    none = np.zeros_like(next(iter(histograms.values())))
+    return keys, np.stack([counts[k] for k in keys]), np.stack([histograms.get(k, none) for k in keys])
+
+
+def scores_of_draws(counts: np.ndarray, histograms: np.ndarray | None, weights: np.ndarray) -> dict:
+    """Scores (replicates,) of scenes (n, 4) and (n, 2, bins) weighted by (replicates, n); NaN for none."""
+    scores = score_arrays(*(weights @ counts).T)
+    if histograms is None:
+        return {**scores, "auprc": np.full(len(weights), np.nan)}
+    sums = (weights @ histograms.reshape(len(histograms), -1)).reshape(len(weights), *histograms.shape[1:])
+    return {**scores, "auprc": average_precision(sums[:, 0], sums[:, 1])}
+
+
+def percentile_interval(values: np.ndarray) -> list[float] | None:
+    """95 % percentile interval of draws; None where half of them or more have nothing to score."""
+    values = values[np.isfinite(values)] if np.isfinite(values).mean() > 0.5 else values[:0]
+    return [float(v) for v in np.percentile(values, [2.5, 97.5])] if len(values) else None
+
+
+def cluster_bootstrap(rows: list[dict], seed: int = 0, replicates: int = 1000, names=WITH_INTERVAL) -> dict:
     """95 % percentile intervals of scores over new sites: sites, then scenes in each, drawn with replacement.
 
-    rows: one a tile, with `site`, `scene` and the four counts of a confusion matrix. Returns name ->
-    [low, high], or None with fewer than two sites or where half of the draws have nothing to score, and the
-    numbers of sites and scenes.
+    rows: one a tile, with `site`, `scene`, the four counts of a confusion matrix and, for auprc, `histogram`
+    (2, bins): pixels of snow and of snow-free reference by probability. Returns name -> [low, high], or None
+    with fewer than two sites or where half of the draws have nothing to score, and the numbers of sites and
+    scenes.
     """
-    groups: dict[str, dict[str, np.ndarray]] = {}
-    for row in rows:
-        scenes = groups.setdefault(row["site"], {})
-        scenes[row["scene"]] = scenes.get(row["scene"], 0) + np.array(
-            [row[name] for name in COUNTS], np.int64
-        )
-    sites = [np.stack(list(groups[site].values())) for site in sorted(groups)]
-    result = {"sites": len(sites), "scenes": sum(map(len, sites)), **dict.fromkeys(names)}
-    if len(sites) < 2:
-        return result
-    random, draws = np.random.default_rng(seed), {name: [] for name in names}
-    for _ in range(replicates):
-        total = np.zeros(4, np.int64)
-        for index in random.integers(len(sites), size=len(sites)):
-            scenes = sites[index]
-            total += scenes[random.integers(len(scenes), size=len(scenes))].sum(axis=0)
-        scores = scores_of_counts(*map(int, total))
-        for name in names:
-            if scores[name] is not None:
-                draws[name].append(scores[name])
-    for name, values in draws.items():
-        if len(values) * 2 > replicates:
-            result[name] = [float(v) for v in np.percentile(values, [2.5, 97.5])]
+    keys, counts, histograms = gather(rows)
+    sites = [site for site, _ in keys]
+    result = {"sites": len(set(sites)), "scenes": len(keys), **dict.fromkeys(names)}
+    if result["sites"] >= 2:
+        draws = scores_of_draws(counts, histograms, resample(sites, seed, replicates))
+        result |= {name: percentile_interval(draws[name]) for name in names}
     return result
+
+
+def paired_bootstrap(
+    rows_a: list[dict], rows_b: list[dict], seed: int = 0, replicates: int = 1000, names=WITH_INTERVAL
+) -> dict:
+    """Scores of a minus scores of b, with 95 % intervals over the same resamples of sites and scenes.
+
+    rows as for cluster_bootstrap; both must hold the same scenes (ValueError). Returns name -> {difference,
+    low, high, excludes_0}, or None where one has nothing to score; low, high and excludes_0 are None with
+    fewer than two sites. AUPRC is that of the histograms given, so its difference is that of coarse bins.
+    """
+    (keys, *a), (keys_b, *b) = gather(rows_a), gather(rows_b)
+    if keys != keys_b:
+        raise ValueError("paired differences need the same scenes on both sides")
+    sites = [site for site, _ in keys]
+    result = {"sites": len(set(sites)), "scenes": len(keys), **dict.fromkeys(names)}
+    if not keys:
+        return result
+    whole_a, whole_b = (scores_of_draws(*side, np.ones((1, len(keys)))) for side in (a, b))
+    draws_a = draws_b = None
+    if result["sites"] >= 2:
+        weights = resample(sites, seed, replicates)
+        draws_a, draws_b = (scores_of_draws(*side, weights) for side in (a, b))
+    for name in names:
+        difference = number(whole_a[name][0] - whole_b[name][0])
+        if difference is not None:
+            interval = percentile_interval(draws_a[name] - draws_b[name]) if draws_a else None
+            low, high = interval or (None, None)
+            excludes = None if interval is None else bool(low > 0 or high < 0)
+            result[name] = {"difference": difference, "low": low, "high": high, "excludes_0": excludes}
+    return result
+
+
+# ---- strata ------------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """Pixels of one method by stratum, class, site and scene: what its scores and intervals are made of.
+
+    classes: stratum -> names of its classes. Strata in `snow_only` (wetness, depth) are properties that only
+    snow has: their classes split the reference's snow, and every snow-free pixel of a scene belongs to each
+    of them, so that precision and IoU mean "this kind of snow against all snow-free ground".
+    Memory: for each scene and class four counts and, with probabilities, 2 x 200 bins.
+    """
+
+    def __init__(self, classes: dict[str, tuple[str, ...]] | None = None, snow_only=("wetness", "depth")):
+        self.classes = {"all": ("all",), **(classes or {})}
+        self.snow_only = snow_only
+        self.cells: dict[tuple[str, str], dict[tuple[str, str], dict]] = {}
+        self.histograms: dict[tuple[str, str], Histogram] = {}
+
+    def add(
+        self,
+        site: str,
+        scene: str,
+        marked: np.ndarray,
+        reference: np.ndarray,
+        codes: dict[str, np.ndarray] | None = None,
+        probability: np.ndarray | None = None,
+    ) -> dict:
+        """Count pixels valid in both masks (0, 1, 255), and return the scores of these alone.
+
+        codes: stratum -> class index of each pixel, -1 = none; strata left out are not counted for this
+        scene. probability: 0..1, NaN = none. All arrays of one shape.
+        """
+        valid = (np.asarray(reference) != NO_DATA) & (np.asarray(marked) != NO_DATA)
+        snow, said = reference[valid] == 1, marked[valid] == 1
+        outcome = np.where(snow, np.where(said, 0, 1), np.where(said, 2, 3))  # in the order of COUNTS
+        bins = None
+        if probability is not None:
+            values = probability[valid]
+            known = np.isfinite(values)
+            bins = np.minimum(np.where(known, values, 0) * BINS, BINS - 1).astype(np.int64)
+            bins += BINS * ~snow
+        own, shape = np.bincount(outcome, minlength=4), (-1, 2, BINS)
+        own_bins = None if bins is None else np.bincount(bins[known], minlength=2 * BINS).reshape(2, BINS)
+        for stratum, names in self.classes.items():
+            if not len(snow) or (stratum != "all" and stratum not in (codes or {})):
+                continue
+            code = np.zeros(len(snow), np.int64)
+            if stratum != "all":
+                code = np.asarray(codes[stratum])[valid].astype(np.int64)
+            counted = code >= 0
+            size = len(names)
+            counts = np.bincount(code[counted] * 4 + outcome[counted], minlength=4 * size).reshape(-1, 4)
+            if bins is not None:
+                both = counted & known
+                pairs = np.bincount(code[both] * 2 * BINS + bins[both], minlength=2 * BINS * size)
+                pairs = pairs.reshape(shape)
+            if stratum in self.snow_only:  # all snow-free pixels, whatever their codes
+                counts[:, 2:] = own[2:]
+                if bins is not None:
+                    pairs[:, 1] = own_bins[1]
+            for place, name in enumerate(names):
+                if counts[place].any():
+                    pair = None if bins is None else pairs[place]
+                    self._keep((stratum, name), (site, scene), counts[place], pair)
+        histogram = Histogram()
+        if own_bins is not None:
+            histogram.snow, histogram.snow_free = own_bins
+        return {**scores_of_counts(*own), "auprc": histogram.auprc()}
+
+    def _keep(self, group, scene, counts, pair) -> None:
+        cell = self.cells.setdefault(group, {}).setdefault(scene, {"counts": np.zeros(4, np.int64)})
+        cell["counts"] += counts
+        if pair is not None:
+            total = self.histograms.setdefault(group, Histogram())
+            total.snow += pair[0]
+            total.snow_free += pair[1]
+            coarse = pair.reshape(2, COARSE, -1).sum(axis=2)
+            cell["histogram"] = cell["histogram"] + coarse if "histogram" in cell else coarse
+
+    def groups(self) -> list[tuple[str, str]]:
+        """(stratum, class) of everything counted so far, in the order the classes were given."""
+        named = [(stratum, name) for stratum, names in self.classes.items() for name in names]
+        return [group for group in named if group in self.cells]
+
+    def rows(self, stratum: str = "all", name: str = "all") -> list[dict]:
+        """One row a scene, as cluster_bootstrap and paired_bootstrap take them."""
+        return [
+            {
+                "site": site,
+                "scene": scene,
+                **dict(zip(COUNTS, cell["counts"].tolist(), strict=True)),
+                "histogram": cell.get("histogram"),
+            }
+            for (site, scene), cell in sorted(self.cells.get((stratum, name), {}).items())
+        ]
+
+    def histogram(self, stratum: str = "all", name: str = "all") -> Histogram:
+        """Pixels by probability in 1000 bins; empty where no probabilities were given."""
+        return self.histograms.get((stratum, name)) or Histogram()
+
+    def scores(self, stratum: str = "all", name: str = "all") -> dict:
+        """Counts and scores of a class (by default everything), with auprc, brier, calibration error."""
+        cells = self.cells.get((stratum, name), {}).values()
+        counts = sum((cell["counts"] for cell in cells), np.zeros(4, np.int64))
+        return {**scores_of_counts(*counts), **self.histogram(stratum, name).without_threshold()}
+
+    def table(self, seed: int = 0, replicates: int = 1000) -> list[dict]:
+        """A row a class of each stratum, "all" first: scores, <score>_low, <score>_high, sizes.
+
+        Sizes are sites, scenes and sites_with_snow: on how many sites this kind of snow occurs at all.
+        """
+        rows = []
+        for group in self.groups():
+            interval = cluster_bootstrap(self.rows(*group), seed, replicates)
+            limits = {}
+            for name in WITH_INTERVAL:
+                limits[f"{name}_low"], limits[f"{name}_high"] = interval[name] or (None, None)
+            about = {"stratum": group[0], "class": group[1]}
+            snowy = {s for (s, _), cell in self.cells[group].items() if cell["counts"][:2].any()}
+            sizes = {"sites": interval["sites"], "scenes": interval["scenes"], "sites_with_snow": len(snowy)}
+            rows.append({**about, **self.scores(*group), **limits, **sizes})
+        return rows
+
+
+def paired_table(first: Tally, other: Tally, seed: int = 0, replicates: int = 1000) -> list[dict]:
+    """Differences first - other for each class of each stratum and each score that both have."""
+    table = []
+    for stratum, name in first.groups():
+        found = paired_bootstrap(first.rows(stratum, name), other.rows(stratum, name), seed, replicates)
+        sizes = {"sites": found["sites"], "scenes": found["scenes"]}
+        table += [
+            {"stratum": stratum, "class": name, "score": score, **found[score], **sizes}
+            for score in WITH_INTERVAL
+            if found[score]
+        ]
+    return table

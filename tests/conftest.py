@@ -19,7 +19,12 @@ sys.path.insert(0, str(ROOT))
 from data_prep import rasters  # noqa: E402
 
 UTM = CRS.from_epsg(32632)
-JOBS = {"simulate": "data_prep.simulate", "curate": "data_prep.curate", "split": "data_prep.split", "sample": "data_prep.sample"}
+JOBS = {
+    "simulate": "data_prep.simulate",
+    "curate": "data_prep.curate",
+    "split": "data_prep.split",
+    "sample": "data_prep.sample",
+}
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GDAL_NUM_THREADS": "1"}
 
 

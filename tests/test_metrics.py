@@ -1,8 +1,20 @@
 import numpy as np
 import pytest
-from sklearn import metrics as reference
+from sklearn import metrics as judge
 
-from models.metrics import BINS, Histogram, cluster_bootstrap, is_snow, scores_of_counts
+from models.metrics import (
+    BINS,
+    COUNTS,
+    Histogram,
+    Tally,
+    cluster_bootstrap,
+    is_snow,
+    paired_bootstrap,
+    paired_table,
+    resample,
+    scores_of_counts,
+    to_mask,
+)
 
 
 def sample(seed=0, size=5000, prevalence=0.3):
@@ -20,16 +32,16 @@ def test_scores_equal_scikit_learn(threshold):
     histogram.add(probability, np.where(ignored, 255, truth))
     got, y, p = histogram.summary(threshold), truth[~ignored], probability[~ignored]
     marked = p >= threshold
-    assert got["f1"] == pytest.approx(reference.f1_score(y, marked), abs=1e-12)
-    assert got["iou"] == pytest.approx(reference.jaccard_score(y, marked), abs=1e-12)
-    assert got["precision"] == pytest.approx(reference.precision_score(y, marked), abs=1e-12)
-    assert got["recall"] == pytest.approx(reference.recall_score(y, marked), abs=1e-12)
-    assert got["accuracy"] == pytest.approx(reference.accuracy_score(y, marked), abs=1e-12)
-    assert got["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(y, marked), abs=1e-12)
-    assert (got["mcc"] or 0) == pytest.approx(reference.matthews_corrcoef(y, marked), abs=1e-12)
-    assert got["auprc"] == pytest.approx(reference.average_precision_score(y, p), abs=1e-12)
-    assert got["brier"] == pytest.approx(reference.brier_score_loss(y, p), abs=1 / BINS)
-    table = reference.confusion_matrix(y, marked)
+    assert got["f1"] == pytest.approx(judge.f1_score(y, marked), abs=1e-12)
+    assert got["iou"] == pytest.approx(judge.jaccard_score(y, marked), abs=1e-12)
+    assert got["precision"] == pytest.approx(judge.precision_score(y, marked), abs=1e-12)
+    assert got["recall"] == pytest.approx(judge.recall_score(y, marked), abs=1e-12)
+    assert got["accuracy"] == pytest.approx(judge.accuracy_score(y, marked), abs=1e-12)
+    assert got["balanced_accuracy"] == pytest.approx(judge.balanced_accuracy_score(y, marked), abs=1e-12)
+    assert (got["mcc"] or 0) == pytest.approx(judge.matthews_corrcoef(y, marked), abs=1e-12)
+    assert got["auprc"] == pytest.approx(judge.average_precision_score(y, p), abs=1e-12)
+    assert got["brier"] == pytest.approx(judge.brier_score_loss(y, p), abs=1 / BINS)
+    table = judge.confusion_matrix(y, marked)
     assert [got[k] for k in ("true_bare", "false_snow", "missed_snow", "true_snow")] == table.ravel().tolist()
 
 
@@ -110,3 +122,157 @@ def test_bootstrap_interval_needs_sites_and_holds_the_score():
     assert got["sites"] == 8 and got["scenes"] == 40
     assert got["iou"][0] < whole["iou"] < got["iou"][1]
     assert cluster_bootstrap(rows[:1], seed=1)["iou"] is None
+
+
+# ---- intervals and strata ----------------------------------------------------------------------------------
+
+
+def scenes_of(count=60, sites=12, seed=7, skill=1.0, bins=200):
+    """Rows of scenes whose snow has higher probabilities the greater the skill, with histograms."""
+    random, rows = np.random.default_rng(seed), []
+    for k in range(count):
+        truth = random.random(400) < random.uniform(0.2, 0.8)
+        probability = np.clip(0.5 + 0.2 * skill * (truth - 0.5) + 0.2 * random.normal(size=400), 0, 0.999)
+        marked = probability >= 0.5
+        counts = [
+            int(part.sum()) for part in (truth & marked, truth & ~marked, ~truth & marked, ~truth & ~marked)
+        ]
+        place = (probability * bins).astype(int)
+        both = np.stack([np.bincount(place[c], minlength=bins) for c in (truth, ~truth)])
+        rows.append(
+            {
+                "site": f"s{k % sites}",
+                "scene": f"d{k:03d}",
+                **dict(zip(COUNTS, counts, strict=True)),
+                "histogram": both,
+            }
+        )
+    return rows
+
+
+def test_resamples_draw_sites_then_as_many_scenes_as_they_have():
+    sites = ["a"] * 5 + ["b"] * 3 + ["c"]
+    weights = resample(sites, seed=1, replicates=4000)
+    per_site = np.stack([weights[:, :5].sum(1), weights[:, 5:8].sum(1), weights[:, 8]], axis=1)
+    times = per_site / [5, 3, 1]
+    assert np.array_equal(times, np.round(times)) and (times.sum(axis=1) == 3).all()  # three sites are drawn
+    assert np.allclose(weights.mean(axis=0), 1, atol=0.08)  # every scene once on average
+    assert (weights[:, 0] > times[:, 0]).any()  # scenes inside a site are drawn anew as well
+    assert np.array_equal(weights, resample(sites, seed=1, replicates=4000))
+    assert not np.array_equal(weights, resample(sites, seed=2, replicates=4000))
+
+
+def test_bootstrap_equals_drawing_one_by_one():
+    rows = scenes_of()
+    got = cluster_bootstrap(rows, seed=3, replicates=4000)
+    random, draws = np.random.default_rng(9), []
+    sites = [[r for r in rows if r["site"] == f"s{k}"] for k in range(12)]
+    for _ in range(2000):
+        drawn = [sites[k] for k in random.integers(12, size=12)]
+        total = sum(
+            np.array([scenes[i][n] for n in COUNTS])
+            for scenes in drawn
+            for i in random.integers(len(scenes), size=len(scenes))
+        )
+        draws.append(scores_of_counts(*total)["iou"])
+    low, high = np.percentile(draws, [2.5, 97.5])
+    assert got["iou"] == pytest.approx([low, high], abs=0.15 * (high - low))
+    assert got["sites"] == 12 and got["scenes"] == 60 and got["auprc"][0] < got["auprc"][1]
+
+
+def test_intervals_do_not_depend_on_the_order_of_rows_nor_on_tiles():
+    rows = scenes_of()
+    halves = []
+    for row in rows:  # every scene in two tiles
+        first = {**row, **{n: row[n] // 2 for n in COUNTS}, "histogram": row["histogram"] // 2}
+        second = {**row, **{n: row[n] - first[n] for n in COUNTS}}
+        halves += [first, {**second, "histogram": row["histogram"] - first["histogram"]}]
+    assert cluster_bootstrap(rows) == cluster_bootstrap(rows[::-1]) == cluster_bootstrap(halves[::-1])
+
+
+def test_paired_differences_know_equal_from_better():
+    good, bad = scenes_of(skill=2.0), scenes_of(skill=1.0)
+    same = paired_bootstrap(good, good)
+    assert same["iou"] == {"difference": 0, "low": 0, "high": 0, "excludes_0": False}
+    got, back = paired_bootstrap(good, bad), paired_bootstrap(bad, good)
+    for name in ("iou", "mcc", "auprc", "balanced_accuracy"):
+        assert got[name]["excludes_0"] and back[name]["excludes_0"]
+        assert 0 < got[name]["low"] < got[name]["difference"] < got[name]["high"]
+        assert (
+            back[name]["difference"] == -got[name]["difference"] and back[name]["high"] == -got[name]["low"]
+        )
+    alone = cluster_bootstrap(good)["iou"]
+    assert got["iou"]["high"] - got["iou"]["low"] < 2 * (alone[1] - alone[0])
+    with pytest.raises(ValueError, match="same scenes"):
+        paired_bootstrap(good, bad[1:])
+    one = paired_bootstrap(good[:1], bad[:1])
+    assert one["iou"]["difference"] is not None and one["iou"]["low"] is one["iou"]["excludes_0"] is None
+    nothing = [{**row, **dict.fromkeys(COUNTS, 0), "histogram": None} for row in good]
+    assert paired_bootstrap(nothing, nothing)["iou"] is None and cluster_bootstrap(nothing)["f1"] is None
+
+
+def tallied(seed=0, scenes=8, snow_only=("wetness",)):
+    tally, whole = Tally({"surface": ("open", "forest"), "wetness": ("dry", "wet")}, snow_only), []
+    random = np.random.default_rng(seed)
+    for number in range(scenes):
+        reference = random.choice([0, 1, 255], (30, 20), p=[0.5, 0.4, 0.1]).astype(np.uint8)
+        probability = np.round(np.clip(random.random((30, 20)) * 0.6 + 0.4 * (reference == 1), 0, 0.999), 3)
+        codes = {"surface": random.integers(-1, 2, (30, 20)), "wetness": random.integers(-1, 2, (30, 20))}
+        mask = to_mask(np.where(random.random((30, 20)) < 0.1, np.nan, probability), 0.5)
+        own = tally.add(f"s{number % 3}", f"d{number}", mask, reference, codes, probability)
+        whole.append((reference, mask, codes, probability, own))
+    return tally, whole
+
+
+def test_strata_are_the_scores_of_their_pixels():
+    tally, whole = tallied()
+    reference, mask, surface, wetness, probability = (
+        np.concatenate([part.ravel() for part in parts])
+        for parts in (
+            [w[0] for w in whole],
+            [w[1] for w in whole],
+            [w[2]["surface"] for w in whole],
+            [w[2]["wetness"] for w in whole],
+            [w[3] for w in whole],
+        )
+    )
+    valid = (reference != 255) & (mask != 255)
+    chosen = {
+        ("all", "all"): valid,
+        ("surface", "open"): valid & (surface == 0),
+        ("surface", "forest"): valid & (surface == 1),
+        ("wetness", "dry"): valid & ((reference == 0) | (wetness == 0)),  # all snow-free ground, and dry snow
+        ("wetness", "wet"): valid & ((reference == 0) | (wetness == 1)),
+    }
+    assert tally.groups() == list(chosen)
+    for group, pixels in chosen.items():
+        got, y = tally.scores(*group), reference[pixels]
+        assert got["pixels"] == pixels.sum()
+        assert got["iou"] == pytest.approx(judge.jaccard_score(y, mask[pixels]), abs=1e-12)
+        assert got["auprc"] == pytest.approx(judge.average_precision_score(y, probability[pixels]), abs=1e-12)
+    assert [row["class"] for row in tally.table(replicates=20)] == ["all", "open", "forest", "dry", "wet"]
+    assert sum(own["true_snow"] for *_, own in whole) == tally.scores()["true_snow"]
+
+
+def test_paired_table_compares_every_class():
+    first, other = tallied(0)[0], tallied(0)[0]
+    table = paired_table(first, other, replicates=50)
+    assert {(row["stratum"], row["class"]) for row in table} == set(first.groups())
+    assert all(row["difference"] == 0 and row["excludes_0"] is False for row in table)
+    assert {row["scenes"] for row in table} == {8} and {row["sites"] for row in table} == {3}
+
+
+def test_a_scene_without_a_valid_pixel_is_no_observation():
+    tally = Tally()
+    empty = tally.add("s", "d", np.full((3, 3), 255, np.uint8), np.ones((3, 3), np.uint8))
+    assert empty["pixels"] == 0 and empty["iou"] is None and tally.groups() == [] and tally.rows() == []
+    assert tally.scores()["iou"] is None and tally.scores()["auprc"] is None
+
+
+def test_three_hundred_scenes_take_under_two_seconds():
+    import time
+
+    rows = scenes_of(300, 36)
+    began = time.process_time()
+    cluster_bootstrap(rows, replicates=1000)
+    assert time.process_time() - began < 2

@@ -68,7 +68,9 @@ def test_by_site_and_year_both_are_new(curated, tmp_path):
     rows = table(tmp_path / "s" / "triplets.csv")
     used = [row for row in rows if row["split"]]
     assert all(len(s) == 1 for s in sides(tmp_path / "s").values())
-    assert all(len(s) == 1 for s in sides(tmp_path / "s", lambda row: row["date"][:4]).values())
+    test_years = {row["date"][:4] for row in used if row["split"] == "test"}
+    assert test_years.isdisjoint(row["date"][:4] for row in used if row["split"] != "test")
+    assert max(row["date"][:4] for row in used) in test_years
     assert 0 < len(used) < len(rows) and {row["split"] for row in used} == {"train", "val", "test"}
 
 
