@@ -53,10 +53,15 @@ class Land:
 
 def fractal(random: np.random.Generator, size: int, exponent: float = SPECTRUM) -> np.ndarray:
     """float32 (size, size) random surface of amplitude spectrum k^-exponent, mean 0, standard deviation 1."""
-    double = 2 * size  # the spectrum is periodic; half of it is not
-    noise = random.standard_normal((double, double), np.float32)
-    surface = fft.irfft2(fft.rfft2(noise) * falloff(double, exponent), s=(double, double))[:size, :size]
+    surface = waves(random, 2 * size, exponent)[:size, :size]  # a quarter of a periodic one is not periodic
     return ((surface - surface.mean()) / surface.std()).astype(np.float32)
+
+
+def waves(random: np.random.Generator, size: int, exponent: float) -> np.ndarray:
+    """As fractal, but the surface goes on at the opposite edge."""
+    noise = random.standard_normal((size, size), np.float32)
+    surface = fft.irfft2(fft.rfft2(noise) * falloff(size, exponent), s=(size, size))
+    return (surface / surface.std()).astype(np.float32)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ cited below) and from the real chips (Sentinel-2 L1C of eight mountain sites, le
 
 import numpy as np
 
-from data_prep.sim_land import CROP, LAKE, ROCK, SETTLEMENT, Land, fractal, quantile_rank
+from data_prep.sim_land import CROP, LAKE, PIXEL_M, ROCK, SETTLEMENT, Land, fractal, waves
 
 BANDS = ("B02", "B03", "B04", "B08", "B11")
 
@@ -32,6 +32,7 @@ CLOUD = (0.62, 0.61, 0.62, 0.64, 0.45)  # water cloud
 ICE_CLOUD_B11 = 0.28  # as dark in the shortwave infrared as to come near snow
 CLOUDY = {True: (2.5, 0.6), False: (0.55, 1.0)}  # beta distributions of cloud share, on wet and on dry days
 CLOUD_HEIGHT_M = (400, 2000)
+CLOUD_EDGE = 0.3  # standard deviations of the field from the first haze to full cloud; chosen
 # optical share from which the scene classification sees a cloud, drawn by date: thin edges stay
 DETECTED = (0.3, 0.6)
 FALSE_CLOUD = 0.03  # of snow taken for cloud: Sen2Cor's known confusion; share chosen
@@ -105,17 +106,19 @@ def scene(
     clear = illuminate(surface(land, state, day), land, zenith, azimuth, cast_shadow(zenith, azimuth))
     size = land.elevation.shape[0]
     share = random.beta(*CLOUDY[bool(wet_day)]) if cloud_share is None else cloud_share
-    rank = quantile_rank(fractal(random, size, 1.4))
-    thick = np.clip((rank - (1 - share)) / 0.08, 0, 1) if share > 0.02 else np.zeros_like(rank)
-    height = random.uniform(*CLOUD_HEIGHT_M) * np.tan(np.radians(zenith)) / 10
+    around = waves(random, 2 * size, 1.4)  # of the clouds in and around the site
+    floor = np.quantile(around[:size, :size], 1 - share) if share < 1 else around.min() - CLOUD_EDGE
+    around = np.clip((around - floor) / CLOUD_EDGE, 0, 1) if share > 0 else np.zeros_like(around)
+    thick = around[:size, :size]
+    height = random.uniform(*CLOUD_HEIGHT_M) * np.tan(np.radians(zenith)) / PIXEL_M
     away = np.radians(azimuth + 180)
     shift = round(-np.cos(away) * height), round(np.sin(away) * height)
-    shade = np.roll(thick, shift, (0, 1))  # of clouds in and around the site: what leaves comes in again
+    shade = np.roll(around, shift, (0, 1))[:size, :size]
     cloud = column(CLOUD).copy()
     if random.random() < 0.3:
         cloud[4] = ICE_CLOUD_B11
     lit = clear * (1 - 0.75 * shade)
-    seen = (1 - thick) * lit + thick * cloud * (0.8 + 0.25 * rank)
+    seen = (1 - thick) * lit + thick * cloud * (0.8 + 0.25 * thick)
     seen = seen * (1 + NOISE * random.standard_normal(seen.shape, np.float32))
     coarse = seen[4, : size // 2 * 2, : size // 2 * 2].reshape(size // 2, 2, size // 2, 2).mean((1, 3))
     seen[4, : size // 2 * 2, : size // 2 * 2] = coarse.repeat(2, 0).repeat(2, 1)  # B11 has 20 m
@@ -132,6 +135,7 @@ def classify(land: Land, seen: np.ndarray, thick: np.ndarray, shade: np.ndarray,
     scl = np.where(green, 4, 5)
     scl = np.where(land.cover == LAKE, 6, np.where(snow & (seen[3] > 0.11), 11, scl))
     scl = np.where(shade > 0.5, 3, scl)
-    false = quantile_rank(fractal(random, seen.shape[1], 1.2)) < FALSE_CLOUD
+    false = fractal(random, seen.shape[1], 1.2)
+    false = false < np.quantile(false, FALSE_CLOUD)
     scl = np.where((thick > detected) | (false & (scl == 11)), 8, scl)
     return np.where(thick > 0.8, 9, scl)

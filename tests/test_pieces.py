@@ -35,6 +35,13 @@ assert training.warm_up_cosine(0, 10, 2) == 0.5 and training.choose_device('cpu'
 import numpy as np, snow_index
 bands = {name: np.full((2, 2), v) for name, v in (('B03', 0.8), ('B04', 0.8), ('B08', 0.7), ('B11', 0.1))}
 assert (snow_index.snow_mask(bands) == 1).all()"""),
+    "models/baselines.py": ({"numpy", "scipy", "sklearn"}, """
+import numpy as np, baselines
+assert abs(baselines.nagler_weight(45) - 0.5) < 1e-9 and baselines.nagler_weight(20) == 1"""),
+    "data_prep/terrain.py": ({"numpy"}, """
+import numpy as np, terrain
+slope, aspect = terrain.slope_aspect(np.tile(np.arange(5.0) * 10, (5, 1)), 10)
+assert abs(slope[2, 2] - 45) < 1e-4 and aspect[2, 2] == 270"""),
     "data_prep/sar.py": ({"numpy", "scipy"}, """
 import numpy as np, sar
 assert abs(sar.to_db(np.array([0.1]))[0] + 10) < 1e-6"""),
