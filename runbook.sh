@@ -21,7 +21,7 @@ for number in "${FROM:-1}" "${ONLY:-1}"; do
   case $number in *[!0-9]*) echo "runbook.sh: FROM or ONLY is '$number': expected a step's number." >&2; exit 2 ;; esac
 done
 case ${SIZE:-default} in
-  default) simulate=(--sites 36) train=(--epochs 20) small=(--epochs 40) ;;
+  default) simulate=(--sites 36) train=(--epochs 12 --batch 16 --crop 128) small=(--epochs 40) ;;
   tiny) simulate=(--sites 12 --size 96 --years 1) train=(--width 4 --depth 3 --epochs 4) small=("${train[@]}") ;;
   *) echo "runbook.sh: SIZE=$SIZE: expected default or tiny." >&2; exit 2 ;;
 esac

@@ -341,7 +341,8 @@ def check(args) -> None:
     wrong = next((name for name in positive if not 0 < getattr(args, name) < math.inf), None)
     if not 0 <= args.weight_decay < math.inf:
         wrong = "weight_decay"
-    if wrong or args.patience < 0 or args.gain_db < 0 or not 0 <= args.ema < 1 or not 0 <= args.warm_up < 1:
+    shares = 0 <= args.ema < 1 and 0 <= args.warm_up < 1
+    if wrong or not shares or args.patience < 0 or not 0 <= args.gain_db < math.inf:
         raise BadInput(
             f"--{(wrong or 'patience, gain-db, ema, warm-up').replace('_', '-')}: out of range "
             "(counts and rates are positive, --ema and --warm-up lie in 0..1)."
@@ -359,16 +360,16 @@ def check(args) -> None:
         raise BadInput(
             f"--snow-weight {args.snow_weight}: expected none, balanced or a positive number."
         ) from None
+    if args.cache and args.cache.exists() and not args.cache.is_dir():
+        raise BadInput(f"--cache {args.cache}: is a file, expected a folder.")
     for path in (args.init, args.resume):
         if path and not path.is_file():
             raise BadInput(f"{path}: no such checkpoint.")
 
 
 def main(args) -> int:
-    manifest = args.data / "triplets.csv"
     weather = [args.weather, args.weather.with_suffix(".json")] if args.weather else []
-    inputs = [manifest if manifest.exists() else args.data, *filter(None, [args.init]), *weather]
-    run = runs.Run(args, inputs)
+    run = runs.Run(args, [*runs.triplets_inputs(args.data), *filter(None, [args.init]), *weather])
     if run.finished():
         return runs.DONE
     check(args)
@@ -429,6 +430,7 @@ def main(args) -> int:
         "std": train["std"],
         "tile": size,
         "speckle": triplets.speckle_of(rows[0]),
+        "reference": triplets.reference_of(rows[0]) if "ref" in triplets.planes_by_file(channels) else [],
     }
     runs.say(
         f"U-Net of {count_parameters(net) / 1e6:.2f} M parameters on {device.type}, "

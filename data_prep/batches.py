@@ -59,7 +59,9 @@ class TripletDataset:
         if self.cache is None:
             return None
         path = self.cache / f"{triplets.image_key(row, self.channels)}.npy"
-        if not path.exists():
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):  # not there, or cut
             with runs.atomic(path) as temporary, open(temporary, "wb") as stream:
                 np.save(stream, triplets.read_image(row, self.channels))
         return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 from data_prep import runs
 from data_prep.runs import BadInput
 
-KEPT_TAGS = ("units", "backscatter", "rule", "dates", "product", "date", "source")
+KEPT_TAGS = ("units", "backscatter", "rule", "years", "dates", "product", "date", "source")
 OPTIONAL = ("mask_wet", "dem", "landcover")  # folders that go again if nothing is in them
 FOLDERS = ("sar", "rgb", "mask", *OPTIONAL, "ref")
 DUPLICATE_DB = 0.5  # mean difference over sampled pixels; independent speckle of 4.4 looks differs by 3 dB

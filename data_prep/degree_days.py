@@ -5,6 +5,7 @@ scene's pass belong to it as well.
 """
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def files(path: Path | None) -> list[Path]:
     return [Path(path), Path(path).with_suffix(".json")] if path else []
 
 
+@functools.lru_cache(maxsize=4)
 def read_weather(path: Path, more: tuple[str, ...] = ()) -> dict[str, dict]:
     """Series of each site of a weather.csv: {"site", "dates", "elevation_m", and an array a variable}.
 

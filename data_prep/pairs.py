@@ -141,8 +141,9 @@ def read_radar_tile(pair: dict, grid, args):
             plane = sar.to_db(sar.lee(linear, args.speckle_window, args.looks) if margin else linear)
         planes.append(plane[inner])
     stack = np.stack(planes)
-    lit = ~np.isnan(stack[[name in rasters.RADAR for name in bands]]).any(axis=0)
-    stack[:, ~lit] = np.nan
+    measured = np.array([name in rasters.RADAR for name in bands])
+    lit = ~np.isnan(stack[measured]).any(axis=0)
+    stack[measured] = np.where(lit, stack[measured], np.nan)  # angles stay: they do not tell what was measured
     return stack, bands, lit
 
 

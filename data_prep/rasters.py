@@ -53,6 +53,15 @@ class Grid:
         (longitude,), (latitude,) = transform(self.crs, "EPSG:4326", [x], [y])
         return latitude, longitude
 
+    def north(self) -> float:
+        """Azimuth in degrees of the map's north (its y axis) in the middle, clockwise from true north."""
+        x, y = self.transform * (self.width / 2, self.height / 2)
+        longitudes, latitudes = transform(self.crs, "EPSG:4326", [x, x], [y, y + 100 * abs(self.transform.e)])
+        east = (longitudes[1] - longitudes[0] + 180) % 360 - 180
+        return float(
+            np.degrees(np.arctan2(east * np.cos(np.radians(latitudes[0])), latitudes[1] - latitudes[0])) % 360
+        )
+
     def pixel_area_m2(self) -> float:
         """Ground area of a pixel in the middle; on a geographic grid that of an equal-area cell there."""
         a, b, _, d, e, _ = self.transform[:6]

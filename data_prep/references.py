@@ -15,6 +15,7 @@ import numpy as np
 from data_prep import degree_days, rasters, sar, scenes
 from data_prep.runs import BadInput, say
 
+ALL_YEARS = 9999  # as the year before which a reference takes its dates
 BLOCK = 1024
 WARM_C, WARM_DAYS = 8.0, 30  # a choice: air so mild for a month has melted the snow of its own elevation
 
@@ -58,14 +59,20 @@ def name_for(orbit: str, date: str, latitude: float, args) -> str:
     return name(orbit, args.reference, before(date, latitude, args.reference) if earlier else None)
 
 
-def choose(folder: Path, orbit: str, date: str, latitude: float) -> Path | None:
-    """The reference in a folder for a scene: the latest that is over by its date, else one of all years."""
+def choose(folder: Path, orbit: str, date: str, latitude: float, kind=()) -> Path | None:
+    """The reference in a folder for a scene: the latest that is over by its date, else one of all years.
+
+    kind: (rule, years) to take no other than these, as a checkpoint was trained with.
+    """
+    rule, years = kind or (None, None)
     found, undated = [], []
     for path in sorted(folder.glob("*.tif")) if orbit else []:
         match = re.fullmatch(re.escape(orbit) + r"_([A-Za-z0-9-]+?)(?:_before-(\d{4}))?\.tif", path.name)
-        if match and match[2] is None:
+        if not match or rule not in (None, match[1]) or years == ("earlier" if match[2] is None else "all"):
+            continue
+        if match[2] is None:
             undated.append(path)
-        elif match and match[1] in RULES and int(match[2]) <= before(date, latitude, match[1]):
+        elif match[1] in RULES and int(match[2]) <= before(date, latitude, match[1]):
             found.append((int(match[2]), path))
     return max(found)[1] if found else next(iter(undated), None)
 
@@ -124,6 +131,7 @@ def write_references(paths: dict[int, Path], group: list[tuple], latitude: float
                 "backscatter": first.tags["backscatter"],
                 "product": first.tags.get("product"),
                 "rule": rule,
+                "years": "all" if year == ALL_YEARS else "earlier",
                 "dates": ",".join(scene.date for scene, _ in group if season[scene] < year),
             }
             names = [f"{band}_ref" for band in bands]
@@ -160,7 +168,7 @@ def write_all(sites: list[Path], args, weather: dict[str, dict]) -> None:
                 years = {before(scene.date, latitude, args.reference) for scene in found}
                 paths = {y: folder / name(orbit, args.reference, y) for y in years if y > first}
             else:
-                paths = {9999: folder / name(orbit, args.reference)}
+                paths = {ALL_YEARS: folder / name(orbit, args.reference)}
             paths = {year: path for year, path in paths.items() if not path.exists()}
             if paths:
                 folder.mkdir(parents=True, exist_ok=True)

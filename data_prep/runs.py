@@ -262,6 +262,12 @@ def fingerprint(path: Path) -> dict:
     return {"path": str(path), "files": count, "bytes": size, "sha256_of_listing": digest.hexdigest()}
 
 
+def triplets_inputs(folder: Path) -> list[Path]:
+    """What tells a triplets folder from another: its manifest, and the arguments and input it was made with."""
+    found = [Path(folder) / name for name in ("triplets.csv", "args.json")]
+    return [path for path in found if path.exists()] if found[0].exists() else [Path(folder)]
+
+
 # ---- a run -------------------------------------------------------------------------------------------------
 
 

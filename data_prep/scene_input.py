@@ -27,7 +27,7 @@ class SceneInput:
         resolution_m: float = 10,
         weather: Path | None = None,
     ):
-        self.channels, self.date = tuple(contract["bands"]), scene.date
+        self.contract, self.channels, self.date = contract, tuple(contract["bands"]), scene.date
         path = scene.path
         if contract["units"] != "dB":
             raise BadInput(
@@ -50,7 +50,7 @@ class SceneInput:
         if self.grid.crs.is_geographic:
             self.grid = rasters.utm_grid(self.grid, resolution_m)
         self.orbit = scenes.relative_orbit(self.raster, scene)
-        self.latitude = scenes.read_site(site)["latitude"] if site else None
+        self.latitude = scenes.read_site(site)["latitude"] if site else self.grid.centre()[0]
         self.dem = rasters.open_header(site / "dem.tif") if site and (site / "dem.tif").exists() else None
         if self.dem:
             rasters.need_crs(self.dem)
@@ -88,9 +88,11 @@ class SceneInput:
 
     def _open_reference(self, site: Path | None, folder: Path | None) -> rasters.Raster:
         folder = folder / site.name if folder and site else site and site / "ref"
-        path = folder and references.choose(folder, self.orbit, self.date, self.latitude)
+        kind = tuple(self.contract.get("reference", ()))
+        path = folder and references.choose(folder, self.orbit, self.date, self.latitude, kind)
         if not path:
-            where = f"ref/{self.orbit}_<rule>.tif beside the scenes that uses dates before {self.date} alone"
+            rule = kind[0] if kind else "<rule>"
+            where = f"ref/{self.orbit}_{rule}.tif beside the scenes that uses dates before {self.date} alone"
             self._refuse(self.planes["ref"], where)
         reference = rasters.open_reference(path, self.raster)
         rasters.need_crs(reference)
@@ -119,7 +121,7 @@ class SceneInput:
         if self.azimuth is not None:
             angles = planes["slope"], planes["aspect"], planes[ellipsoid]
             planes[local] = terrain.local_incidence_angle(*angles, self.azimuth)
-        triplets.add_computed(planes, self.channels, (height, width), self.date, self.weather)
+        triplets.add_computed(planes, self.channels, (height, width), self.date, self.latitude, self.weather)
         return triplets.assemble(self.channels, planes)
 
     def elevation(self, row: int, col: int, height: int, width: int) -> np.ndarray | None:

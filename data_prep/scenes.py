@@ -16,6 +16,7 @@ from data_prep.runs import BadInput
 SCENE_NAME = re.compile(
     r"(?P<date>\d{4}-\d{2}-\d{2})(?:T(?P<time>\d{6}))?(?:_(?P<orbit>[A-Za-z0-9-]+))?\.tif"
 )
+HEIGHTS_M = (-500, 9000)  # where ground can be
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -98,18 +99,27 @@ def look_azimuth(raster: Raster, latitude: float) -> float | None:
 
 
 def terrain_planes(dem: Raster, grid: Grid) -> dict[str, np.ndarray]:
-    """Elevation in metres, slope and aspect in degrees, float32 (H, W), of a DEM on a metric grid.
+    """Elevation in metres, slope and aspect in degrees from true north, float32 (H, W), on a metric grid.
 
-    Read with a margin of a pixel, so that windows of one grid have no seams.
+    Read with a margin of a pixel, so that windows of one grid have no seams. A height that no ground has is a
+    BadInput.
     """
     wide = grid.window(-1, -1, grid.height + 2, grid.width + 2)
     metres = read_on(dem, dem.bands[:1], wide, "bilinear")[0]
+    outside = metres[(metres < HEIGHTS_M[0]) | (metres > HEIGHTS_M[1])]
+    if outside.size:
+        raise BadInput(
+            f"{dem.path}: holds an elevation of {outside[0]:g} m; set its nodata value, voids are no ground."
+        )
     elevation = metres[1:-1, 1:-1]
     for edge, beside in ((np.s_[0], np.s_[1]), (np.s_[-1], np.s_[-2])):  # where the DEM itself ends
         for side in (metres, metres.T):
             side[edge] = np.where(np.isnan(side[edge]), side[beside], side[edge])
-    slope, aspect = terrain.slope_aspect(metres, grid.pixel_area_m2() ** 0.5)
-    return {"elevation": elevation, "slope": slope[1:-1, 1:-1], "aspect": aspect[1:-1, 1:-1]}
+    down = 1 if grid.transform.e < 0 else -1  # rows go south, or north in a raster that stands on its head
+    slope, aspect = terrain.slope_aspect(metres[::down], grid.pixel_area_m2() ** 0.5)
+    aspect = np.where(slope > 0, (aspect + np.float32(grid.north())) % 360, aspect).astype(np.float32)
+    slope, aspect = slope[::down][1:-1, 1:-1], aspect[::down][1:-1, 1:-1]
+    return {"elevation": elevation, "slope": slope, "aspect": aspect}
 
 
 @functools.lru_cache(maxsize=32)

@@ -8,6 +8,7 @@ all files say that they are simulated. An interrupted run goes on with the next 
 """
 
 import datetime
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -182,6 +183,8 @@ def read_given(path: Path, days) -> list[tuple[dict, float]]:
             day = days[np.flatnonzero(~((low <= mean) & (mean <= high)))[0]]
             raise BadInput(f"{path}: site {site} {day}: expected minimum <= mean <= maximum temperature.")
         found.append((chosen, series["elevation_m"]))
+    if not found:
+        raise BadInput(f"{path}: has no site; expected daily weather to drive the snow with.")
     return found
 
 
@@ -280,7 +283,9 @@ def main(args) -> int:
         return runs.DONE
     names = [f"sim-{number:02d}" for number in range(args.sites)]
     made = make_weather(args, days)
-    run.begin(*(f"scenes/{path.parent.name}/site.json" for path in (args.out / "scenes").glob("*/site.json")))
+    if args.overwrite:  # before the new arguments are on record: no scene of the old ones may stay
+        shutil.rmtree(args.out / "scenes", ignore_errors=True)
+    run.begin()
     write_weather(args, names, days, made)
     tasks = [
         (args, number, name, dates, days, *made[number])

@@ -7,6 +7,7 @@ split.csv with the class balance, class_balance.png. Triplets that belong to no 
 keep an empty split.
 """
 
+import argparse
 import hashlib
 import math
 import os
@@ -89,7 +90,8 @@ def by_year(rows, args) -> list[str]:
 
 def by_both(rows, args) -> list[str]:
     """Test: new places in new winters. Train and val: other places, in the years before those winters."""
-    late = [year == "test" for year in by_year(rows, args)]
+    fractions = {**args.fractions, "train": args.fractions["train"] + args.fractions["val"], "val": 0}
+    late = [year == "test" for year in by_year(rows, argparse.Namespace(fractions=fractions))]
     return [
         site if (site == "test") == new else "" for site, new in zip(by_site(rows, args), late, strict=True)
     ]
@@ -185,6 +187,8 @@ def link_files(source: Path, out: Path) -> None:
         link, target = out / kind, source / kind
         if link.is_symlink():
             link.unlink()
+        elif link.exists():
+            raise BadInput(f"{link}: is no link of an earlier split; choose another --out.")
         if target.is_dir():
             link.symlink_to(os.path.relpath(target.resolve(), out.resolve()), target_is_directory=True)
 
@@ -227,7 +231,7 @@ def main(args) -> int:
     source = triplets.read_manifest(args.data)
     if source.original:
         raise BadInput(f"{args.data}: the original's folders are split already, by their names.")
-    run = runs.Run(args, [args.data / "triplets.csv"])
+    run = runs.Run(args, runs.triplets_inputs(args.data))
     if run.finished():
         return runs.DONE
     splits = METHODS[args.by](source.rows, args)

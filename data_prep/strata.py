@@ -79,11 +79,7 @@ def read_truth(row: dict, scenes_folder: Path) -> dict[str, np.ndarray] | None:
     path = truth.find(Path(scenes_folder) / row["site"], scene_stem(row))
     if path is None:
         return None
-    grid, header = rasters.open_header(row["sar"]).grid, rasters.open_header(path)
-    planes = truth.read_on(path, grid)
-    if "layover_shadow" in header.bands and "layover_shadow" not in planes:
-        planes["layover_shadow"] = rasters.read_on(header, ["layover_shadow"], grid)[0]
-    return planes
+    return truth.read_on(path, rasters.open_header(row["sar"]).grid)
 
 
 def scene_stem(row: dict) -> str:

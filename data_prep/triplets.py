@@ -4,6 +4,7 @@ import csv
 import datetime
 import hashlib
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +44,13 @@ COLUMNS = (
     "snow_fraction",
     "split",
 )
+SAFE_REST = re.compile(r"[A-Za-z0-9._-]+")  # ids are longer than the names of sites they begin with
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{6})?")
 SPLITS = ("train", "val", "test")
 TARGETS = {"total": "mask", "wet": "mask_wet"}
 FILES = ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
 
+IMAGE_FORMAT = 1  # of cached images: raise it when read_image gives other values for the same files
 WEATHER_DAYS = (1, 3, 7, 14, 30, 90, 180)
 WEATHER = {  # a plane of weather: the function of degree_days it is, and its days
     f"{name}-{days}": (function, days)
@@ -152,13 +156,14 @@ def read_manifest(folder: Path, weather: Path | None = None) -> Triplets:
         if None in row or None in row.values():
             raise BadInput(f"{path}: line {number} has another number of fields than the header.")
         for name in (row["id"], row["site"]):
-            if not scenes.SAFE_NAME.fullmatch(name[:100]) or "/" in name:
+            if not scenes.SAFE_NAME.fullmatch(name[:100]) or not SAFE_REST.fullmatch(name):
                 raise BadInput(
                     f"{path}: line {number}: {name!r} is no safe name (letters, digits, '.', '_', '-')."
                 )
         if row["id"] in seen:
             raise BadInput(f"{path}: id {row['id']} stands twice (line {number}); ids must be unique.")
         seen.add(row["id"])
+        check_values(row, path, number)
         for column in FILES:
             if row.get(column):
                 row[column] = inside(folder, row[column], path, number)
@@ -168,6 +173,22 @@ def read_manifest(folder: Path, weather: Path | None = None) -> Triplets:
     for row in rows:
         row["weather"] = series.get(row["site"])
     return Triplets(folder, rows)
+
+
+def check_values(row: dict, manifest: Path, number: int) -> None:
+    """Dates are dates (they become paths), figures are numbers."""
+    for column in ("date", "s1_date", "s2_date"):
+        if not DATE.fullmatch(row[column]):
+            raise BadInput(
+                f"{manifest}: line {number}: {column} {row[column]!r} is not YYYY-MM-DD or YYYY-MM-DDTHHMMSS."
+            )
+    for column in ("latitude", "longitude", "height", "width", "valid_fraction", "snow_fraction"):
+        try:
+            fine = math.isfinite(float(row[column]))
+        except ValueError:
+            fine = False
+        if not fine:
+            raise BadInput(f"{manifest}: line {number}: {column} {row[column]!r} is not a number.")
 
 
 def inside(folder: Path, name: str, manifest: Path, number: int) -> Path:
@@ -256,22 +277,27 @@ def need_weather(channels, series: dict | None, what) -> None:
         )
 
 
-def season_angle(date: str) -> float:
-    """Angle of the day in the year, 0 on 1 January, 2 pi a year later."""
+def season_angle(date: str, latitude: float) -> float:
+    """Angle of the day in the northern year, 0 on 1 January, 2 pi a year later; half a turn on in the south."""
     try:
         day = datetime.date.fromisoformat(date[:10]).timetuple().tm_yday
     except ValueError:
         raise BadInput(f"the season needs a date, found {date!r}; leave the season out of --bands.") from None
-    return 2 * math.pi * (day - 1) / 365.25
+    return 2 * math.pi * (day - 1) / 365.25 + (math.pi if latitude < 0 else 0)
 
 
 def add_computed(
-    planes: dict[str, np.ndarray], channels, shape: tuple[int, int], date: str, series: dict | None
+    planes: dict[str, np.ndarray],
+    channels,
+    shape: tuple[int, int],
+    date: str,
+    latitude: float,
+    series: dict | None,
 ) -> None:
-    """Add to the planes that were read those that follow from the date, the weather and the elevation."""
+    """Add to the planes that were read those that follow from date, latitude, weather and elevation."""
     for plane in planes_needed(channels):
         if plane == "season":
-            planes[plane] = np.full(shape, season_angle(date), np.float32)
+            planes[plane] = np.full(shape, season_angle(date, latitude), np.float32)
         elif plane in WEATHER:
             function, days = WEATHER[plane]
             planes[plane] = function(series, date, days, planes["elevation"])
@@ -313,7 +339,7 @@ def read_image(row: dict, channels, window=None) -> np.ndarray:
             for name, values in zip(names, rasters.read(raster, names, window), strict=True):
                 planes[name] = values
     shape = next(iter(planes.values())).shape if planes else (window or picture_size(row))[-2:]
-    add_computed(planes, channels, shape, row["s1_date"], row.get("weather"))
+    add_computed(planes, channels, shape, row["s1_date"], float(row["latitude"] or 0), row.get("weather"))
     sizes = {values.shape for values in planes.values()}
     if len(sizes) > 1:
         raise BadInput(f"{row['id']}: its files differ in size ({', '.join(map(str, sorted(sizes)))}).")
@@ -363,7 +389,8 @@ def image_key(row: dict, channels) -> str:
     state = {
         kind: (str(path), path.stat().st_size, path.stat().st_mtime_ns) for kind, path in used.items() if path
     }
-    digest = hashlib.sha256(repr((tuple(channels), row["s1_date"], sorted(state.items()))).encode())
+    about = (IMAGE_FORMAT, tuple(channels), row["s1_date"], row["latitude"], picture_size(row))
+    digest = hashlib.sha256(repr((about, sorted(state.items()))).encode())
     if set(channels) & set(WEATHER):
         series = row["weather"]
         digest.update(repr(series["elevation_m"]).encode())
@@ -448,6 +475,12 @@ def picture_size(row: dict) -> tuple[int, int]:
         return rasters.read_png(row["sar"]).shape[:2]
     grid = rasters.open_header(row["sar"]).grid
     return grid.height, grid.width
+
+
+def reference_of(row: dict) -> list[str]:
+    """[rule, years] of the reference a triplet was made with; empty where there is none or it does not say."""
+    tags = rasters.open_header(row["ref"]).tags if row.get("ref") else {}
+    return [tags["rule"], tags["years"]] if "rule" in tags and "years" in tags else []
 
 
 def speckle_of(row: dict) -> str:

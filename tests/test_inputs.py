@@ -104,7 +104,9 @@ def test_terrain_and_local_incidence_of_tiles_are_those_of_the_whole_site(world,
         seed = int(row["site"][-1])
         slope, aspect = terrain.slope_aspect(heights(seed).astype(np.float32), 10)
         box = (slice(int(row["row"]), int(row["row"]) + 48), slice(int(row["col"]), int(row["col"]) + 48))
-        dem = rasters.read(rasters.open_header(row["dem"]), ["elevation", "slope", "aspect"])
+        header = rasters.open_header(row["dem"])
+        aspect = (aspect + header.grid.north()) % 360  # of the map, as true azimuth
+        dem = rasters.read(header, ["elevation", "slope", "aspect"])
         assert np.abs(dem[0] - heights(seed)[box]).max() < 1e-3
         assert np.abs(dem[1] - slope[box]).max() < 1e-3
         assert np.abs((dem[2] - aspect[box] + 180) % 360 - 180)[slope[box] > 1].max() < 0.01

@@ -132,3 +132,16 @@ def test_png_and_npy(tmp_path):
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(BadInput, match=r"evil\.npy"):
         rasters.read_npy(tmp_path / "evil.npy")
+
+
+def test_north_of_a_map_is_its_meridian_convergence():
+    def north(epsg, x, y):
+        return (
+            rasters.Grid(CRS.from_epsg(epsg), from_origin(x - 10, y + 10, 10, 10), 2, 2).north() + 180
+        ) % 360 - 180
+
+    assert abs(north(32632, 500000, 5200000)) < 1e-3  # on the central meridian
+    longitude, latitude = 11.635, 46.92  # of 700000, 5200000: tan(convergence) = tan(dlon) sin(latitude)
+    expected = np.degrees(np.arctan(np.tan(np.radians(longitude - 9)) * np.sin(np.radians(latitude))))
+    assert abs(north(32632, 700000, 5200000) - expected) < 0.03  # east of it, map north is east of true
+    assert abs(north(3413, 0, -1000000)) < 0.01 and abs(abs(north(3413, 0, 1000000)) - 180) < 0.01  # polar
