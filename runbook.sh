@@ -5,7 +5,8 @@
 #   ./runbook.sh test       make .venv, install, run all tests (further words go to pytest)
 #   DRY_RUN=1               print the commands      FROM=4 / ONLY=4   start at a step / run one step
 #   DATA=my/scenes          your own scenes         OUT=runs/mine     where results go (default runs/default)
-#   BANDS=vv,vh,elevation   what the net sees       SIZE=tiny         small sites, a small net: the size tests use
+#   BANDS=vv,vh,elevation   what the net sees       WEATHER=my.csv    for bands like degree-days-30
+#   SIZE=tiny               small sites, a small net: the size tests use
 #   PYTHON=python3.12       the interpreter that makes .venv
 #
 # Without DATA: steps 1-7 on simulated sites, whose snow is known, then 8-12 on six real pairs.
@@ -33,16 +34,19 @@ else
   BANDS=${BANDS:-vv,vh,vv-ref,vh-ref,local-incidence-angle,elevation,slope,northness,eastness}
 fi
 
+weather=()
+if [ -n "${WEATHER:-}" ]; then weather=(--weather "$(absolute "$WEATHER")"); fi
+
 steps() {   # one numbered step, one command
   [ -n "${DATA:-}" ] ||
   step 1 simulate $python -m data_prep.simulate --out "$OUT/1_simulate" "${simulate[@]}"
   step 2 curate   $python -m data_prep.curate --data "$SCENES" --out "$OUT/2_curate" "${curate[@]}"
   step 3 split    $python -m data_prep.split --data "$OUT/2_curate" --out "$OUT/3_split"
-  step 4 train    $python train_unet.py --data "$OUT/3_split" --out "$OUT/4_train" --bands "$BANDS" "${train[@]}"
-  step 5 score    $python infer_unet.py --data "$OUT/3_split" --weights "$OUT/4_train/best.pt" --out "$OUT/5_score"
+  step 4 train    $python train_unet.py --data "$OUT/3_split" --out "$OUT/4_train" --bands "$BANDS" "${train[@]}" ${weather[@]+"${weather[@]}"}
+  step 5 score    $python infer_unet.py --data "$OUT/3_split" --weights "$OUT/4_train/best.pt" --out "$OUT/5_score" ${weather[@]+"${weather[@]}"}
   [ -n "${DATA:-}" ] ||
   step 6 judge    $python score_masks.py --data "$OUT/3_split" --masks "unet=$OUT/5_score" "optical=$OUT/3_split/mask" --against truth --truth "$SCENES" --out "$OUT/6_judge"
-  step 7 map      $python infer_unet.py --data "$SCENES" --weights "$OUT/4_train/best.pt" --references "$OUT/2_curate/ref" --out "$OUT/7_map" "${map[@]}"
+  step 7 map      $python infer_unet.py --data "$SCENES" --weights "$OUT/4_train/best.pt" --references "$OUT/2_curate/ref" --out "$OUT/7_map" "${map[@]}" ${weather[@]+"${weather[@]}"}
   [ -z "${DATA:-}" ] || return 0
   step 8 sample   $python -m data_prep.sample --out data/sample
   step 9 curate   $python -m data_prep.curate --data data/sample/scenes --out "$OUT/9_curate" --card

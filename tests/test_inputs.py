@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -389,3 +390,91 @@ def test_northness_and_eastness_point_where_the_slope_faces():
 def test_simulated_data_says_so():
     assert triplets.origin([{"product": "GRD"}, {"product": "simulated by x"}]) == " (simulated data)"
     assert triplets.origin([{"product": "GRD"}, {"product": ""}, {}]) == ""
+
+
+# ---- what a review found -----------------------------------------------------------------------------------
+
+
+def test_an_untagged_void_in_the_dem_is_refused_by_name(world, tmp_path):
+    site = tmp_path / "scenes" / "site-0"
+    shutil.copytree(world / "scenes" / "site-0", site)
+    dem = rasters.open_header(site / "dem.tif")
+    values = rasters.read(dem, dem.bands)
+    values[0, 30, 30] = -3.4e38
+    rasters.write(site / "dem.tif", values, dem.bands, dem.grid, 0)
+    refuse(
+        "curate", "--data", tmp_path / "scenes", "--out", tmp_path / "c", "--workers", 0,
+        saying="holds an elevation of -3.4e+38 m; set its nodata value",
+    )  # fmt: skip
+
+
+def test_the_season_is_half_a_year_on_in_the_south():
+    north, south = (triplets.season_angle("2021-01-15", latitude) for latitude in (46, -46))
+    assert np.sin(north) == pytest.approx(-np.sin(south)) and np.cos(north) == pytest.approx(-np.cos(south))
+
+
+def test_a_checkpoints_kind_of_reference_is_taken_and_no_other(tmp_path):
+    for name in ("066_summer_before-2021", "066_warm_before-2021", "066_summer_before-2022", "066_summer"):
+        (tmp_path / f"{name}.tif").touch()
+
+    def chosen(*kind, date="2021-12-15"):
+        path = references.choose(tmp_path, "066", date, 47, kind)
+        return path and path.stem
+
+    assert chosen("summer", "earlier") == "066_summer_before-2022"
+    assert chosen("summer", "earlier", date="2021-03-01") == "066_summer_before-2021"
+    assert chosen("summer", "all") == "066_summer" and chosen("warm", "all") is None
+    assert chosen("warm", "earlier") == "066_warm_before-2021"
+    assert chosen("summer", "earlier", date="2020-03-01") is None  # never the mean of all years
+
+
+def test_where_the_radar_saw_nothing_the_angles_stay(world, tmp_path):
+    """A control without the current image must not see its holes."""
+    site = tmp_path / "scenes" / "site-0"
+    shutil.copytree(world / "scenes" / "site-0", site)
+    scene = next((site / "s1").glob("2021-12*"))
+    raster = rasters.open_header(scene)
+    values = rasters.read(raster, raster.bands)
+    values[raster.bands.index("VH"), 20:30, 20:30] = np.nan
+    rasters.write(scene, values, raster.bands, raster.grid, np.nan, **raster.tags)
+    run("curate", "--data", tmp_path / "scenes", "--out", tmp_path / "c", "--workers", 0)
+    rows = [r for r in triplets.read_manifest(tmp_path / "c").rows if r["s1_date"] == scene.stem[:17]]
+    holes = 0
+    for row in rows:
+        seen = triplets.read_image(row, ("vv", "local-incidence-angle"))
+        holes += np.isnan(seen[0]).sum()
+        assert not np.isnan(seen[1]).any()
+        assert (triplets.read_mask(row)[np.isnan(seen[0])] == 255).all()
+    assert holes >= 100
+
+
+@pytest.mark.parametrize(
+    "column, value, saying",
+    [
+        ("s1_date", "../../etc/2021-01-10", "is not YYYY-MM-DD"),
+        ("snow_fraction", "", "snow_fraction '' is not a number"),
+        ("latitude", "nan", "latitude 'nan' is not a number"),
+        ("id", "a/../../b", "no safe name"),
+    ],
+)
+def test_values_of_a_manifest_are_checked(curated, tmp_path, column, value, saying):
+    rows = list(csv.DictReader((curated / "triplets.csv").read_text().splitlines()))
+    rows[0][column] = value
+    triplets.write_manifest(tmp_path / "triplets.csv", rows)
+    refuse("split", "--data", tmp_path, "--out", tmp_path / "out", saying=saying)
+
+
+def test_a_cut_cache_entry_is_made_again_and_a_file_is_no_cache(curated, tmp_path):
+    from data_prep import batches
+
+    rows = triplets.read_manifest(curated).rows[:1]
+    cached = batches.TripletDataset(rows, ("vv", "slope"), cache=tmp_path)
+    whole = cached[0, 0][0]
+    (entry,) = tmp_path.iterdir()
+    entry.write_bytes(entry.read_bytes()[:200])
+    assert np.array_equal(cached[0, 0][0], whole, equal_nan=True)
+    (tmp_path / "file").touch()
+    refuse(
+        "train_unet.py", "--data", curated, "--out", tmp_path / "t", "--cache", tmp_path / "file",
+        saying="is a file, expected a folder",
+    )  # fmt: skip

@@ -116,7 +116,7 @@ def test_unknown_words_are_refused():
 
 @pytest.mark.slow
 def test_the_whole_tiny_chain_on_simulated_and_real_pixels(tmp_path):
-    """Simulated sites: scores against truth, snow in every table. Six real pairs, one with snow: null scores."""
+    """Simulated sites are scored against truth; six real pairs, one with snow, give null scores."""
     out = tmp_path / "run"
     began = time.time()
     said = runbook(OUT=out, SIZE="tiny")

@@ -356,3 +356,18 @@ def test_terrain_is_alpine():
         assert abs(land.drift.mean() - 1) < 1e-3 and set(np.unique(land.cover)) <= set(sim_land.NAMES)
         assert (land.canopy[land.cover != sim_land.TREE] == 0).all() and land.canopy.max() < 0.95
     assert len({simulate.site_grid(number, 256).transform for number in range(36)}) == 36
+
+
+def test_overwrite_leaves_no_scene_of_another_simulation(tmp_path):
+    run("simulate", "--out", tmp_path / "a", "--workers", 0, *SMALL)
+    words = ("--sites", 1, "--size", 32, "--years", 0.3, "--interval-days", 40, "--start", "2020-08-01")
+    run("simulate", "--out", tmp_path / "a", "--workers", 0, *words, "--overwrite")
+    run("simulate", "--out", tmp_path / "b", "--workers", 0, *words)
+    assert listing(tmp_path / "a") == listing(tmp_path / "b")
+    (tmp_path / "empty.csv").write_text(
+        "site,date,temperature_2m_mean,temperature_2m_min,temperature_2m_max,precipitation_sum\n"
+    )
+    (tmp_path / "empty.json").write_text('{"sites": {}}')
+    refuse(
+        "simulate", "--out", tmp_path / "c", "--weather", tmp_path / "empty.csv", *SMALL, saying="has no site"
+    )
