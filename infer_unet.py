@@ -18,6 +18,7 @@ from pathlib import Path
 from data_prep import runs
 from data_prep.runs import BadInput
 
+WRITTEN = ("metrics.json", "per_image.csv", "snow_cover*.csv", "strata.*", "overlays.png", "histogram.png")
 PIXELS_AT_ONCE = 1 << 20  # of a block, while thresholds are applied and pixels counted
 SHOWN = (
     "iou",
@@ -97,7 +98,7 @@ def score_triplets(args, run, predictor, state, threshold: float) -> dict:
     if args.dry_run:
         runs.say(f"would score {len(chosen.rows)} triplets of split {args.split}")
         return {}
-    run.begin()
+    run.begin(*old_files(args.out, *WRITTEN, "mask/*", "probability/*"))
     tally, per_image, table = predict_triplets(args, chosen, predictor, state, threshold)
     histogram, summary = tally.histogram(), tally.scores()
     interval, calibration = metrics.cluster_bootstrap(tally.rows(), args.seed), histogram.calibration()
@@ -134,6 +135,12 @@ def say_scores(args, summary: dict, interval: dict) -> None:
         what = "nothing but snow" if summary["prevalence"] else "no snow"
         pixels = f"among {summary['pixels']} labelled pixels"
         runs.say(f"split {args.split} has {what} {pixels}: a check of the plumbing, not of skill")
+
+
+def old_files(out: Path, *patterns: str) -> list[str]:
+    """Files of an earlier run, which --overwrite takes away, so that nothing of it stays beside the new."""
+    found = (path for pattern in patterns for path in out.glob(pattern) if path.is_file())
+    return [str(path.relative_to(out)) for path in found]
 
 
 # ---- scenes ------------------------------------------------------------------------------------------------
@@ -232,7 +239,8 @@ def map_scenes(args, run, predictor, state, threshold: float) -> dict:
     if args.dry_run:
         runs.say(f"would map {len(items)} scenes")
         return {}
-    run.begin(*(path.relative_to(args.out) for path in args.out.glob("*/*_snow_cover.json")))
+    ends = ("snow_cover.json", "mask.tif", "probability.tif", "preview.png")
+    run.begin(*old_files(args.out, *WRITTEN, *(f"*/*_{end}" for end in ends)))
     stop, outcomes, left_out = runs.StopSignal(), [], []
     for scene, site in runs.progress(items, len(items), "scenes"):
         if stop.requested:
@@ -303,9 +311,13 @@ def main(args) -> int:
         )
     if not args.data.exists():
         raise BadInput(f"{args.data}: no such file or folder.")
+    if args.out.exists() and args.out.samefile(args.data):
+        raise BadInput(
+            f"{args.out}: holds the input, whose masks would be written over; choose another --out."
+        )
     manifest = args.data / "triplets.csv"
     weather = [args.weather, args.weather.with_suffix(".json")] if args.weather else []
-    run = runs.Run(args, [manifest if manifest.exists() else args.data, args.weights, *weather])
+    run = runs.Run(args, [*runs.triplets_inputs(args.data), args.weights, *weather])
     if run.finished():
         return runs.DONE
     from data_prep import triplets

@@ -3,10 +3,10 @@
     python score_masks.py --data runs/default/3_split --masks unet=runs/default/5_score --out runs/judged
 
 In: folders of GeoTIFF masks in any CRS and resolution. A triplet's mask is <id>.tif (in the folder or its
-mask/), or else every mask whose date (tag `date`, or the first date in its name) is the triplet's radar date
-and which lies on its ground; probability/<id>.tif adds AUPRC and calibration. Several methods are scored on
-the pixels where all of them and the reference are valid, and the first is compared with each other. Against
-stations each row of the table is an observation, and --data only narrows the sites to those of its split.
+mask/), or else every mask on its ground whose date (tag `date`, or the first date in its name) is that of the
+radar, its time, if any, within an hour; probability/<id>.tif adds AUPRC and calibration. Several methods are
+scored on the pixels where all of them and the reference are valid, and the first is compared with each other.
+Against stations each row of the table is an observation, and --data only narrows the sites to its split's.
 Out: scores.csv, strata.csv, paired.csv, per_image.csv (stations: per_station.csv), metrics.json,
 overlays.png, strata.png, histogram_<method>.png. Codes of other products, for one method or for all:
 
@@ -18,6 +18,11 @@ from pathlib import Path
 
 from data_prep import runs
 from data_prep.runs import BadInput
+
+WRITTEN = (
+    "scores.csv", "strata.csv", "paired.csv", "per_image.csv", "per_station.csv", "metrics.json",
+    "strata.png", "overlays.png",
+)  # fmt: skip
 
 # ---- against triplets: their label, or the truth of simulated sites ----------------------------------------
 
@@ -59,10 +64,11 @@ def judge_triplets(args, run, methods, chosen) -> dict:
     """Score every triplet with every method; returns what `report` needs. One triplet in memory at a time."""
     import numpy as np
 
-    from data_prep import pictures, predictions, reporting, strata
+    from data_prep import foreign_masks, mask_folders, pictures, predictions, reporting, strata
     from models import metrics
 
     tallies = {masks.name: metrics.Tally(strata.CLASSES, strata.SNOW_ONLY) for masks in methods}
+    sure = {masks.name for masks in methods if mask_folders.has_probabilities(masks, chosen.rows)}
     covered, found, valid, per_image = dict.fromkeys(tallies, 0), dict.fromkeys(tallies, 0), 0, []
     for row in runs.progress(chosen.rows, len(chosen.rows), "triplets"):
         try:
@@ -77,18 +83,19 @@ def judge_triplets(args, run, methods, chosen) -> dict:
             here = np.zeros(reference.shape, bool) if mask is None else mask != 255
             covered[name] += int((here & (reference != 255)).sum())
             common = np.where(here, common, 255)
+        chances = foreign_masks.in_common({name: by_method[name][1] for name in sure}, reference.shape)
         scene = row["s1_date"] or row["id"]
         about = {"id": row["id"], "site": row["site"], "scene": scene, "split": row["split"]}
-        for name, (mask, probability) in by_method.items():
+        for name, (mask, _) in by_method.items():
             if mask is not None:
-                scores = tallies[name].add(row["site"], scene, mask, common, codes, probability)
+                scores = tallies[name].add(row["site"], scene, mask, common, codes, chances.get(name))
                 per_image.append({"method": name, **about, **scores})
     if len(chosen.bad) == len(chosen.rows):
         raise BadInput(f"{args.data}: none of its triplets can be judged; the first: {chosen.bad[0]}")
     for masks in methods:
         require_found(args, masks, found[masks.name], chosen.rows)
     require_common(tallies, covered, valid)
-    run.begin()
+    begin(run)
     per_image.sort(key=lambda r: (r["method"] != methods[0].name, r["method"], r["id"]))
     runs.write_csv(args.out / "per_image.csv", list(per_image[0]), per_image)
     by_id, panels = {row["id"]: row for row in chosen.rows}, []
@@ -104,28 +111,42 @@ def judge_triplets(args, run, methods, chosen) -> dict:
     return {"tallies": tallies, "coverage": coverage, "with_mask": found, "title": what(args, chosen.rows)}
 
 
+def begin(run) -> None:
+    """Open the output folder; with --overwrite the tables and figures of another run go."""
+    run.begin(*WRITTEN, *(path.name for path in run.out.glob("histogram_*.png")))
+
+
 def leave_out(args, error: BadInput, bad: list[str]) -> None:
     if not args.skip_bad:
-        raise BadInput(f"{str(error).rstrip('.')}. Mend it, or leave such triplets out with --skip-bad.")
+        more = "" if "--skip-bad" in str(error) else " Mend it, or leave such triplets out with --skip-bad."
+        raise BadInput(f"{str(error).rstrip('.')}.{more}")
     runs.say(f"left out: {error}")
     bad.append(str(error))
 
 
 def require_found(args, masks, found: int, rows: list[dict]) -> None:
-    """A method without any mask of the split, or with codes nobody explained, is refused."""
-    from data_prep import foreign_masks
+    """A method with codes nobody explained, or without any mask of the split, is refused."""
+    from data_prep import foreign_masks, mask_folders
 
     kind = "probability" if args.threshold is not None else "mask"
-    if not found:
-        row = rows[0]
-        raise BadInput(
-            f"{masks.folder}: no {kind} for any of {len(rows)} triplets; looked for {row['id']}.tif in it "
-            f"and in {kind}/, and for GeoTIFFs of {row['s1_date'][:10] or 'its date'} on its ground."
-        )
-    if found < len(rows):
-        runs.say(f"{masks.name}: has no {kind} for {len(rows) - found} of {len(rows)} triplets")
     if kind == "mask":
         foreign_masks.check_codes(masks)
+    if not found:
+        row = rows[0]
+        day, what, named = (
+            (row.get("s1_date") or row.get("date") or "its date")[:10],
+            "stations and dates",
+            "",
+        )
+        if "id" in row:
+            what, named = "triplets", f"{row['id']}.tif in it and in {kind}/, and for "
+        raise BadInput(
+            f"{masks.folder}: no {kind} for any of {len(rows)} {what}; looked for {named}GeoTIFFs of {day} "
+            f"on that ground, and so on; found {mask_folders.what_lies(masks)}."
+        )
+    if found < len(rows):
+        masks.said.append(f"{masks.name}: has no {kind} for {len(rows) - found} of {len(rows)}")
+        runs.say(masks.said[-1])
 
 
 def what(args, rows) -> str:
@@ -148,40 +169,39 @@ def judge_stations(args, run, methods, rows: list[dict]) -> dict:
     from data_prep import foreign_masks, strata
     from models import metrics
 
+    taken = {"snow", *rows[0]} & {masks.name for masks in methods}
+    if taken:
+        raise BadInput(f"--masks: {taken.pop()!r} is a column of per_station.csv; name it with NAME=DIR.")
     tallies = {masks.name: metrics.Tally(strata.CLASSES, strata.SNOW_ONLY) for masks in methods}
-    kind = "mask" if args.threshold is None else "probability"
-    found, table = dict.fromkeys(tallies, 0), []
-    for (site, date), group in itertools.groupby(rows, key=lambda row: (row["site"], row["date"])):
-        group = list(group)
-        depth = np.array([row["depth_m"] for row in group])
-        reference = (depth > args.snow_depth_m).astype(np.uint8)
-        codes = {"depth": strata.by_edges("depth", depth), "season": strata.season(date, depth.shape)}
-        read = {}
+    found, table, visits = dict.fromkeys(tallies, 0), [], []
+    for (site, date), here in itertools.groupby(rows, key=lambda row: (row["site"], row["date"])):
+        group, read = list(here), {}
         for masks in methods:
             chances = foreign_masks.read_points(masks, date, group, "probability")
             if args.threshold is None:
                 classes = foreign_masks.read_points(masks, date, group)
             else:
                 classes = metrics.to_mask(chances, args.threshold)
-            read[masks.name] = classes, chances if np.isfinite(chances).any() else None
+            read[masks.name] = classes, chances
             found[masks.name] += int((classes != 255).sum())
+        visits.append((site, date, group, read))
+    sure = {name for *_, read in visits for name, (_, p) in read.items() if np.isfinite(p).any()}
+    for site, date, group, read in visits:
+        depth = np.array([row["depth_m"] for row in group])
+        reference = (depth > args.snow_depth_m).astype(np.uint8)
+        codes = {"depth": strata.by_edges("depth", depth), "season": strata.season(date, depth.shape)}
         seen = np.all([classes != 255 for classes, _ in read.values()], axis=0)
-        for name, (classes, chances) in read.items():
-            tallies[name].add(site, date, classes, np.where(seen, reference, 255), codes, chances)
+        chances = foreign_masks.in_common({name: read[name][1] for name in sure}, depth.shape)
+        for name, (classes, _) in read.items():
+            judged_by = np.where(seen, reference, 255)
+            tallies[name].add(site, date, classes, judged_by, codes, chances.get(name))
         for place, row in enumerate(group):
             marks = {name: None if m[place] == 255 else int(m[place]) for name, (m, _) in read.items()}
             table.append({**row, "snow": int(reference[place]), **marks})
     for masks in methods:
-        if kind == "mask":
-            foreign_masks.check_codes(masks)
-        if not found[masks.name]:
-            row = rows[0]
-            raise BadInput(
-                f"{masks.folder}: no valid {kind} at any of {len(rows)} stations and dates; looked for "
-                f"GeoTIFFs of {row['date']} that hold {row['latitude']:g}, {row['longitude']:g}, and so on."
-            )
+        require_found(args, masks, found[masks.name], rows)
     require_common(tallies, found, len(rows))
-    run.begin()
+    begin(run)
     runs.write_csv(args.out / "per_station.csv", list(table[0]), table)
     coverage = {name: count / len(rows) for name, count in found.items()}
     title = f"against snow depth over {args.snow_depth_m:g} m at stations"
@@ -233,6 +253,7 @@ def report(args, tallies, coverage, with_mask, title) -> dict:
             counts = histogram.snow, histogram.snow_free
             pictures.probability_histogram(path, *counts, args.threshold, heading, calibration)
     about = {"against": args.against, "target": args.target, "split": args.split, "threshold": args.threshold}
+    about |= {"comparisons": reporting.comparisons(pairs)} if pairs else {}
     figures = {**about, "methods": methods, "paired": [row for row in pairs if row["stratum"] == "all"]}
     runs.write_json(args.out / "metrics.json", {**figures, "paired": pairs})
     reporting.say_table(tables, coverage, pairs)
@@ -272,6 +293,8 @@ def get_parser():
         **codes,
         help="codes of snow-free ground (default 0); stated codes win over a no-data tag",
     )
+    layers = "part of the names of the masks to take, of a product with layers: FSCOG"
+    add("--layer", nargs="+", metavar="[NAME=]TEXT", help=layers)
     add("--threshold", type=float, metavar="P", help="judge the probabilities at P instead of the masks")
     add("--overlays", type=int, default=8, metavar="N", help="triplets shown in overlays.png")
     add("--skip-bad", action="store_true", help="leave damaged files out, by name, instead of stopping")
@@ -326,15 +349,15 @@ def split_name(text: str) -> tuple[str, str]:
 def main(args) -> int:
     check(args)
     folders = [split_name(text) for text in args.masks]
-    manifest = args.data / "triplets.csv" if args.data else None
-    inputs = [manifest if manifest is None or manifest.exists() else args.data, args.truth, args.stations]
+    inputs = [*(runs.triplets_inputs(args.data) if args.data else ()), args.truth, args.stations]
     run = runs.Run(args, [path for path in (*inputs, *(Path(folder) for _, folder in folders)) if path])
     if run.finished():
         return runs.DONE
-    from data_prep import foreign_masks, stations
+    from data_prep import mask_folders, stations
 
-    codes = ([split_name(text) for text in words or ()] for words in (args.snow, args.snow_free))
-    methods = foreign_masks.mask_folders(folders, *codes, args.skip_bad)
+    words = (args.snow, args.snow_free, args.layer)
+    pairs = ([split_name(text) for text in texts or ()] for texts in words)
+    methods = mask_folders.choose(folders, *pairs, skip_bad=args.skip_bad)
     chosen, empty = choose(args), 0
     if args.against == "stations":
         rows, empty = stations.read(args.stations)
@@ -352,13 +375,13 @@ def main(args) -> int:
         return runs.DONE
     if args.against == "stations":
         figures = report(args, **judge_stations(args, run, methods, rows))
-        return run.finish(**figures, observations=len(rows), without_depth=empty, left_out=bad_masks(methods))
-    figures = report(args, **judge_triplets(args, run, methods, chosen))
-    return run.finish(**figures, triplets=len(chosen.rows), left_out=chosen.bad + bad_masks(methods))
-
-
-def bad_masks(methods) -> list[str]:
-    return [problem for masks in methods for problem in masks.bad]
+        counts = {"observations": len(rows), "without_depth": empty}
+    else:
+        figures = report(args, **judge_triplets(args, run, methods, chosen))
+        counts = {"triplets": len(chosen.rows)}
+    bad = [problem for masks in methods for problem in masks.bad.values()]
+    notes = [line for masks in methods for line in masks.said]
+    return run.finish(**figures, **counts, left_out=(chosen.bad if chosen else []) + bad, notes=notes)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ BANDS = {
 }
 LEVELS = {"exact": "weather_exact.csv", "reanalysis": "weather.csv", "poor": "weather_poor.csv"}
 USUAL = "reanalysis"
-TRAIN = ("--epochs", 10, "--batch", 16, "--crop", 128)
+TRAIN = ("--epochs", 24, "--batch", 16, "--crop", 128)
 SHOWN = ("balanced_accuracy", "f1", "iou", "mcc", "auprc", "snow_area_bias")
 PIXELS_A_TRIPLET = 1500  # for the baselines
 CONTEXT = {
@@ -247,7 +247,6 @@ def value(row: dict, name: str) -> str:
 
 def table(tallies: dict, note: str) -> list[str]:
     """A Markdown table: a line a method, scores with intervals."""
-    first = next(iter(tallies.values()))
     whole = {name: tally.table()[0] for name, tally in tallies.items()}
     any_row = next(iter(whole.values()))
     lines = [
@@ -257,7 +256,6 @@ def table(tallies: dict, note: str) -> list[str]:
         "| method | " + " | ".join(name.replace("_", " ") for name in SHOWN) + " |",
         "|---|" + "---|" * len(SHOWN),
     ]
-    assert first is not None
     return lines + [
         f"| {name} | " + " | ".join(value(row, score) for score in SHOWN) + " |"
         for name, row in whole.items()
@@ -280,7 +278,7 @@ def difference(found: dict | None) -> str:
         return "-"
     if found["low"] is None:
         return f"{found['difference']:+.3f}"
-    excludes = "" if found["excludes_0"] else " (holds 0)"
+    excludes = {True: "", False: " (holds 0)", None: " (too few sites to tell)"}[found["excludes_0"]]
     return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]{excludes}"
 
 

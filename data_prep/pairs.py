@@ -143,7 +143,9 @@ def read_radar_tile(pair: dict, grid, args):
     stack = np.stack(planes)
     measured = np.array([name in rasters.RADAR for name in bands])
     lit = ~np.isnan(stack[measured]).any(axis=0)
-    stack[measured] = np.where(lit, stack[measured], np.nan)  # angles stay: they do not tell what was measured
+    stack[measured] = np.where(
+        lit, stack[measured], np.nan
+    )  # angles stay: they do not tell what was measured
     return stack, bands, lit
 
 

@@ -279,7 +279,7 @@ def intervals(
             for place, row in zip(places, used, strict=True):
                 if row[f"{score}_low"] is not None:
                     axes.plot([row[f"{score}_low"], row[f"{score}_high"]], [place] * 2, color=colour, lw=1)
-            marker = METHOD_MARKERS[number % len(METHOD_MARKERS)]
+            marker = METHOD_MARKERS[(number + number // len(METHOD_COLOURS)) % len(METHOD_MARKERS)]
             values = [row[score] for row in used]
             axes.plot(values, places, marker, color=colour, markersize=3.5, linestyle="none", label=method)
         axes.set(xlabel=names.get(score, score.replace("_", " ")), xlim=(-0.02, 1.02))

@@ -9,7 +9,7 @@ MAIN = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "iou", "mc
 OTHERS = ("specificity", "iou_snow_free", "brier", "expected_calibration_error")
 LIMITS = tuple(f"{name}{end}" for name in MAIN for end in ("", "_low", "_high"))
 SCORES = ("pixels", "prevalence", *COUNTS, *LIMITS, *OTHERS)
-SIZES = ("sites", "scenes")
+SIZES = ("sites", "scenes", "sites_with_snow")
 PAIRED = ("first", "other", "stratum", "class", "score", "difference", "low", "high", "excludes_0", *SIZES)
 SHOWN = ("iou", "f1", "balanced_accuracy", "mcc", "auprc", "snow_area_bias")
 
@@ -17,19 +17,28 @@ SHOWN = ("iou", "f1", "balanced_accuracy", "mcc", "auprc", "snow_area_bias")
 def write_strata(path: Path, tables: dict[str, list[dict]]) -> None:
     """strata.csv: a row a method, stratum and class: scores, 95 % limits, numbers of sites and scenes."""
     rows = [{"method": name, **row} for name, table in tables.items() for row in table]
-    write_csv(path, ("method", "stratum", "class", *SIZES, "sites_with_snow", *SCORES), rows)
+    write_csv(path, ("method", "stratum", "class", *SIZES, *SCORES), rows)
 
 
 def write_scores(path: Path, tables: dict[str, list[dict]], coverage: dict[str, float | None]) -> None:
     """scores.csv: the "all" row of each method with its coverage (share of reference pixels it covers)."""
     rows = [{"method": name, "coverage": coverage[name], **table[0]} for name, table in tables.items()]
-    write_csv(path, ("method", "coverage", *SIZES, "sites_with_snow", *SCORES), rows)
+    write_csv(path, ("method", "coverage", *SIZES, *SCORES), rows)
 
 
 def write_paired(path: Path, pairs: list[dict]) -> None:
-    """paired.csv: first - other for each stratum, class and score; is 0 outside the 95 % interval?"""
+    """paired.csv: first - other for each stratum, class and score; is 0 outside the 95 % interval?
+
+    excludes_0 is empty where fewer than six sites hold what the score needs.
+    """
     yes_no = {True: "yes", False: "no", None: ""}
     write_csv(path, PAIRED, [{**row, "excludes_0": yes_no[row["excludes_0"]]} for row in pairs])
+
+
+def comparisons(pairs: list[dict]) -> dict:
+    """How many differences were looked at, and how many would exclude 0 were all methods equal."""
+    told = sum(row["excludes_0"] is not None for row in pairs)
+    return {"primary": "all pixels, iou", "differences": told, "by_chance": round(0.05 * told, 1)}
 
 
 def write_figures(out: Path, tables: dict[str, list[dict]], title: str) -> bool:
@@ -50,7 +59,7 @@ def as_text(value: float | None, low=None, high=None) -> str:
 
 
 def say_table(tables: dict[str, list[dict]], coverage: dict[str, float | None], pairs: list[dict]) -> None:
-    """The table people read: each method's main scores with intervals, their floor, and the differences."""
+    """For people: each method's main scores with intervals, what marking all as snow gives, differences."""
     lines = [("method", "coverage", *SHOWN)]
     for name, table in tables.items():
         row = table[0]
@@ -61,12 +70,19 @@ def say_table(tables: dict[str, list[dict]], coverage: dict[str, float | None], 
         say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     row = next(iter(tables.values()))[0]
     say_floor(row)
-    say(f"95 % intervals over {row['sites']} sites, {row['scenes']} scenes; {row['pixels']} pixels")
+    sites = f"{row['sites']} sites ({row['sites_with_snow']} with snow)"
+    say(f"95 % intervals over {sites}, {row['scenes']} scenes; {row['pixels']} pixels")
     for pair in pairs:
         if pair["stratum"] == "all" and pair["score"] in ("iou", "balanced_accuracy", "mcc"):
-            verdict = {True: "excludes 0", False: "does not exclude 0", None: "no interval: one site"}
+            verdict = {True: "excludes 0", False: "does not exclude 0", None: "too few sites to tell"}
             limits = as_text(pair["difference"], pair["low"], pair["high"])
             say(f"{pair['first']} - {pair['other']}: {pair['score']} {limits}, {verdict[pair['excludes_0']]}")
+    if pairs:
+        found = comparisons(pairs)
+        say(
+            f"the comparison to go by is {found['primary']}; of the {found['differences']} differences in "
+            f"paired.csv about {found['by_chance']:g} would exclude 0 by chance"
+        )
 
 
 def say_floor(scores: dict) -> None:

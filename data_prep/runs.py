@@ -29,6 +29,11 @@ NOT_COMPARED = {
     "cache",
 }  # cannot change what a job computes
 
+CANNOT_WRITE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENOTDIR, errno.EEXIST,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
+
 
 class BadInput(Exception):
     """Arguments or input the job cannot use; the message is one sentence: file, expected, found, fix."""
@@ -106,7 +111,7 @@ def start(main, parser: argparse.ArgumentParser, argv: list[str] | None = None) 
     job = Path(sys.argv[0]).name
     try:
         args = parser.parse_args(with_config(parser, sys.argv[1:] if argv is None else argv))
-        for name in ("limit", "workers"):
+        for name in ("limit", "workers", "seed"):
             value = getattr(args, name, None)
             if value is not None and value < (name == "limit"):
                 raise BadInput(
@@ -120,7 +125,7 @@ def start(main, parser: argparse.ArgumentParser, argv: list[str] | None = None) 
         print(f"{job}: interrupted; run the same command again to go on. {error}".rstrip(), file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+        if error.errno not in CANNOT_WRITE:
             raise
         where = error.filename2 or error.filename or getattr(locals().get("args"), "out", "the output")
         print(
@@ -232,8 +237,24 @@ def write_csv(path: Path, columns, rows) -> None:
         writer.writerows(rows)
 
 
-def fingerprint(path: Path) -> dict:
-    """What tells inputs apart: a content hash for small tables and checkpoints, else names, sizes, times."""
+def walk(folder: Path, leave_out: Path | None = None):
+    """Every file under a folder, in order, links followed once, but nothing of the folder `leave_out`."""
+    seen = {(here.st_dev, here.st_ino) for here in [os.stat(leave_out)]} if leave_out else set()
+    for place, names, files in os.walk(folder, followlinks=True):
+        here = os.stat(place)
+        if (here.st_dev, here.st_ino) in seen:
+            names.clear()  # a loop of links
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        names.sort()
+        yield from (Path(place, name) for name in sorted(files))
+
+
+def fingerprint(path: Path, out: Path | None = None) -> dict:
+    """What tells inputs apart: a content hash for small tables and checkpoints, else names, sizes, times.
+
+    What lies in the folder `out`, where the job writes, is no input.
+    """
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder.")
@@ -243,27 +264,19 @@ def fingerprint(path: Path) -> dict:
             with open(path, "rb") as stream:
                 return {"path": str(path), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
         return {"path": str(path), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-    digest, count, size, seen = hashlib.sha256(), 0, 0, set()
-    for folder, names, files in os.walk(path, followlinks=True):
-        here = os.stat(folder)
-        if (here.st_dev, here.st_ino) in seen:
-            names.clear()  # a loop of links
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        names.sort()
-        for name in sorted(files):
-            try:
-                state = os.stat(os.path.join(folder, name))
-            except OSError as error:
-                raise BadInput(f"{os.path.join(folder, name)}: cannot be read ({error.strerror}).") from None
-            where = os.path.relpath(os.path.join(folder, name), path)
-            digest.update(f"{where}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-            count, size = count + 1, size + state.st_size
+    digest, count, size = hashlib.sha256(), 0, 0
+    inside = out is not None and out.is_dir() and not os.path.samefile(out, path)
+    for name in walk(path, out if inside else None):
+        where, length, changed = os.path.relpath(name, path), 0, 0
+        if name.exists():  # a link to nowhere is its name alone
+            length, changed = name.stat().st_size, name.stat().st_mtime_ns
+        digest.update(f"{where}\0{length}\0{changed}\n".encode())
+        count, size = count + 1, size + length
     return {"path": str(path), "files": count, "bytes": size, "sha256_of_listing": digest.hexdigest()}
 
 
 def triplets_inputs(folder: Path) -> list[Path]:
-    """What tells a triplets folder from another: its manifest, and the arguments and input it was made with."""
+    """What tells a triplets folder from another: its manifest, and the arguments and input of its making."""
     found = [Path(folder) / name for name in ("triplets.csv", "args.json")]
     return [path for path in found if path.exists()] if found[0].exists() else [Path(folder)]
 
@@ -278,7 +291,7 @@ class Run:
         self.out, self.started = Path(args.out), time.time()
         self.overwrite = args.overwrite
         self.arguments = plain({key: value for key, value in vars(args).items() if key not in NOT_COMPARED})
-        self.inputs = {str(path): fingerprint(path) for path in inputs}
+        self.inputs = {str(path): fingerprint(path, self.out) for path in inputs}
 
     def finished(self) -> bool:
         """True if `out` holds this very result already (then printed again); refuses to mix with another."""

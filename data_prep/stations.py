@@ -44,7 +44,7 @@ def read(path: Path) -> tuple[list[dict], int]:
                 "date": datetime.date.fromisoformat(line["date"].strip()).isoformat(),
                 "latitude": float(line["latitude"]),
                 "longitude": float(line["longitude"]),
-                "depth_m": float(line[units[0]]) * TO_METRES[units[0]],
+                "depth_m": round(float(line[units[0]]) * TO_METRES[units[0]], 6),  # 7 cm are 0.07 m
             }
         except (ValueError, TypeError, AttributeError) as error:
             raise BadInput(f"{path}: line {number}: {error}; expected a date and numbers.") from None

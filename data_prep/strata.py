@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import rasters, scenes, truth
+from data_prep.runs import BadInput
 from data_prep.snow_index import TREE_COVER, WATER
 
 NONE = -1  # a pixel that belongs to no class of a stratum
@@ -63,7 +64,7 @@ def codes(row: dict, shape, planes: dict | None = None, wet: np.ndarray | None =
     if "landcover" in planes:
         found["surface"] = surface(planes["landcover"])
     if wet is not None:
-        found["wetness"] = wet.astype(np.int8)
+        found["wetness"] = np.where(truth.known(planes) & truth.snow(planes), wet, NONE).astype(np.int8)
     if "layover_shadow" in planes:
         view = planes["layover_shadow"]
         found["radar_view"] = np.where(np.isfinite(view), view > 0, NONE).astype(np.int8)
@@ -84,6 +85,8 @@ def read_truth(row: dict, scenes_folder: Path) -> dict[str, np.ndarray] | None:
 
 def scene_stem(row: dict) -> str:
     """Stem of the radar scene's file, from the triplet's id: <site>_<radar scene>_<optical scene>_<place>."""
+    if row["s1_date"] and not scenes.SAFE_NAME.fullmatch(row["s1_date"]):
+        raise BadInput(f"{row['id']}: s1_date {row['s1_date']!r} is no date; mend triplets.csv.")
     date, orbit, *_ = (*row["id"].removeprefix(f"{row['site']}_").split("_"), "", "")
     if not date.startswith(row["s1_date"][:10]):
         return row["s1_date"]

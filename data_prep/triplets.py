@@ -278,7 +278,7 @@ def need_weather(channels, series: dict | None, what) -> None:
 
 
 def season_angle(date: str, latitude: float) -> float:
-    """Angle of the day in the northern year, 0 on 1 January, 2 pi a year later; half a turn on in the south."""
+    """Angle of the day in the year, 0 on 1 January, 2 pi a year later; half a turn on in the south."""
     try:
         day = datetime.date.fromisoformat(date[:10]).timetuple().tm_yday
     except ValueError:
@@ -354,7 +354,7 @@ def cut(image: np.ndarray, window) -> np.ndarray:
 
 
 def read_mask(row: dict, target: str = "total", window=None) -> np.ndarray:
-    """uint8 (H, W): 0 snow-free, 1 snow, 255 no data; of a window (row, col, height, width) if one is given."""
+    """uint8 (H, W): 0 snow-free, 1 snow, 255 no data; of a window (row, col, height, width) if given."""
     path = row[TARGETS[target]]
     if path is None or not path.exists():
         raise BadInput(
@@ -478,7 +478,7 @@ def picture_size(row: dict) -> tuple[int, int]:
 
 
 def reference_of(row: dict) -> list[str]:
-    """[rule, years] of the reference a triplet was made with; empty where there is none or it does not say."""
+    """[rule, years] of the reference a triplet was made with; empty where none is there or it is not said."""
     tags = rasters.open_header(row["ref"]).tags if row.get("ref") else {}
     return [tags["rule"], tags["years"]] if "rule" in tags and "years" in tags else []
 

@@ -11,15 +11,22 @@
 Sums over pixels, so the order and grouping of images changes nothing. A score of nothing is None.
 """
 
+from statistics import NormalDist
+
 import numpy as np
 
 NO_DATA = 255
-BINS = 1000  # bin k holds probabilities in [k/1000, (k+1)/1000); thresholds are multiples of 1/1000
-COARSE = 200  # bins of probability kept for each scene: intervals and paired differences of AUPRC use these
+BINS = 1000  # bin k holds probabilities in [k/1000, (k+1)/1000), the last also 1; thresholds are their edges
+# Where the 325 bins begin that are kept for each scene, and that AUPRC with an interval is made of: the 50 at
+# either end stay as they are, since sure nets put nearly all pixels there; 900 in between are taken by fours.
+COARSE = np.r_[0:50, 50:950:4, 950:1000]
 COUNTS = ("true_snow", "missed_snow", "false_snow", "true_bare")
 WITH_INTERVAL = (
     "accuracy", "balanced_accuracy", "precision", "recall", "f1", "iou", "mcc", "auprc", "snow_area_bias"
 )  # fmt: skip
+SIZES = ("sites", "scenes", "sites_with_snow")
+NEEDS_SNOW, NEEDS_BOTH = ("precision", "recall", "f1", "iou"), ("balanced_accuracy", "mcc", "auprc")
+FEWEST_SITES = 6  # to tell whether a difference excludes 0: the range of 5 values holds their median in 94 %
 
 
 class Histogram:
@@ -35,7 +42,7 @@ class Histogram:
         if probability.shape != mask.shape:
             raise ValueError(f"probability has shape {probability.shape}, mask {mask.shape}")
         valid = (mask != NO_DATA) & np.isfinite(probability)
-        bins = np.minimum((probability[valid] * BINS).astype(np.int64), BINS - 1)
+        bins = bin_of(probability[valid])
         self.snow += np.bincount(bins[mask[valid] == 1], minlength=BINS)
         self.snow_free += np.bincount(bins[mask[valid] == 0], minlength=BINS)
 
@@ -109,14 +116,19 @@ class Histogram:
         }
 
 
+def bin_of(probability: np.ndarray) -> np.ndarray:
+    """int64 bin of finite probabilities; float32 of k/1000 may lie a little below it, and is in bin k."""
+    return np.clip((np.asarray(probability) * BINS + 1e-3).astype(np.int64), 0, BINS - 1)
+
+
 def threshold_bin(threshold: float) -> int:
-    """The first bin that counts as snow."""
-    return int(np.ceil(np.round(threshold * BINS, 6)))
+    """The first bin that counts as snow; at a threshold of 1 it is the last."""
+    return min(int(np.ceil(np.round(threshold * BINS, 6))), BINS - 1)
 
 
 def is_snow(probability: np.ndarray, threshold: float) -> np.ndarray:
     """The threshold rule of the histogram: compare bins, so that masks and scores agree to the pixel."""
-    return np.minimum((np.asarray(probability) * BINS).astype(np.int64), BINS - 1) >= threshold_bin(threshold)
+    return bin_of(probability) >= threshold_bin(threshold)
 
 
 def to_mask(probability: np.ndarray, threshold: float) -> np.ndarray:
@@ -223,26 +235,62 @@ def scores_of_draws(counts: np.ndarray, histograms: np.ndarray | None, weights: 
     return {**scores, "auprc": average_precision(sums[:, 0], sums[:, 1])}
 
 
-def percentile_interval(values: np.ndarray) -> list[float] | None:
-    """95 % percentile interval of draws; None where half of them or more have nothing to score."""
-    values = values[np.isfinite(values)] if np.isfinite(values).mean() > 0.5 else values[:0]
-    return [float(v) for v in np.percentile(values, [2.5, 97.5])] if len(values) else None
+def percents(sites: int) -> list[float]:
+    """The two percentiles of the draws that make a 95 % interval over so many sites (2 or more).
+
+    Plain percentiles are too narrow for few: these are as far out as Student's t interval of a mean. Expanded
+    percentile interval of Hesterberg 2015, The American Statistician 69(4), 10.1080/00031305.2015.1089789.
+    """
+    z, df = NormalDist().inv_cdf(0.975), sites - 1
+    t = z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * df**3)  # Abramowitz and Stegun 1964, 26.7.5
+    low = 100 * NormalDist().cdf(-t * (sites / df) ** 0.5)
+    return [low, 100 - low]
+
+
+def interval_of(draws: np.ndarray, sites: int) -> list[float] | None:
+    """95 % interval of draws (NaN = nothing to score); None if half of them are, or with under two sites.
+
+    With 2 to 5 sites it is nearly the range of the draws, and holds the true score less often than 95 %.
+    """
+    known = draws[np.isfinite(draws)]
+    enough = sites >= 2 and len(known) > len(draws) / 2
+    return [float(v) for v in np.percentile(known, percents(sites))] if enough else None
+
+
+def sites_telling(sites: list[str], counts: np.ndarray, histograms: np.ndarray | None, names) -> dict:
+    """How many sites hold what a score is made of: snow, the rarer of snow and bare ground, or any pixel."""
+
+    def count(pixels):
+        return len(np.unique(np.asarray(sites)[pixels > 0]))
+
+    snow, bare = counts[:, :2].sum(axis=1), counts[:, 2:].sum(axis=1)
+    found = {"sites": len(set(sites)), "scenes": len(sites), "sites_with_snow": count(snow)}
+    both = min(count(snow), count(bare))
+    for name in names:
+        found[name] = (
+            count(snow) if name in NEEDS_SNOW else both if name in NEEDS_BOTH else count(snow + bare)
+        )
+    if histograms is not None:
+        found["auprc"] = min(map(count, histograms.sum(axis=2).T))
+    return found
 
 
 def cluster_bootstrap(rows: list[dict], seed: int = 0, replicates: int = 1000, names=WITH_INTERVAL) -> dict:
-    """95 % percentile intervals of scores over new sites: sites, then scenes in each, drawn with replacement.
+    """95 % intervals of scores over new sites: sites, then scenes in each, drawn with replacement.
 
     rows: one a tile, with `site`, `scene`, the four counts of a confusion matrix and, for auprc, `histogram`
     (2, bins): pixels of snow and of snow-free reference by probability. Returns name -> [low, high], or None
-    with fewer than two sites or where half of the draws have nothing to score, and the numbers of sites and
-    scenes.
+    where fewer than two sites hold what the score needs or half of the draws have nothing to score, and the
+    numbers of sites, scenes and sites_with_snow.
     """
-    keys, counts, histograms = gather(rows)
+    keys, *scenes = gather(rows)
     sites = [site for site, _ in keys]
-    result = {"sites": len(set(sites)), "scenes": len(keys), **dict.fromkeys(names)}
+    telling = sites_telling(sites, *scenes, names)
+    result = {name: telling[name] for name in SIZES} | dict.fromkeys(names)
     if result["sites"] >= 2:
-        draws = scores_of_draws(counts, histograms, resample(sites, seed, replicates))
-        result |= {name: percentile_interval(draws[name]) for name in names}
+        draws = scores_of_draws(*scenes, resample(sites, seed, replicates))
+        result |= {name: interval_of(draws[name], telling[name]) for name in names}
     return result
 
 
@@ -252,27 +300,30 @@ def paired_bootstrap(
     """Scores of a minus scores of b, with 95 % intervals over the same resamples of sites and scenes.
 
     rows as for cluster_bootstrap; both must hold the same scenes (ValueError). Returns name -> {difference,
-    low, high, excludes_0}, or None where one has nothing to score; low, high and excludes_0 are None with
-    fewer than two sites. AUPRC is that of the histograms given, so its difference is that of coarse bins.
+    low, high, excludes_0}, or None where one has nothing to score; low and high are None where fewer than two
+    sites hold what the score needs, excludes_0 where fewer than six do: too few to tell. AUPRC is that of the
+    histograms given, over scenes of which both have the probabilities of equally many pixels.
     """
     (keys, *a), (keys_b, *b) = gather(rows_a), gather(rows_b)
     if keys != keys_b:
         raise ValueError("paired differences need the same scenes on both sides")
+    if a[1] is not None and b[1] is not None:
+        unequal = (a[1].sum(axis=2) != b[1].sum(axis=2)).any(axis=1)
+        a[1][unequal] = b[1][unequal] = 0
     sites = [site for site, _ in keys]
-    result = {"sites": len(set(sites)), "scenes": len(keys), **dict.fromkeys(names)}
+    telling = sites_telling(sites, *a, names)
+    result = {name: telling[name] for name in SIZES} | dict.fromkeys(names)
     if not keys:
         return result
     whole_a, whole_b = (scores_of_draws(*side, np.ones((1, len(keys)))) for side in (a, b))
-    draws_a = draws_b = None
-    if result["sites"] >= 2:
-        weights = resample(sites, seed, replicates)
-        draws_a, draws_b = (scores_of_draws(*side, weights) for side in (a, b))
+    weights = resample(sites, seed, replicates)
+    draws_a, draws_b = (scores_of_draws(*side, weights) for side in (a, b))
     for name in names:
         difference = number(whole_a[name][0] - whole_b[name][0])
         if difference is not None:
-            interval = percentile_interval(draws_a[name] - draws_b[name]) if draws_a else None
-            low, high = interval or (None, None)
-            excludes = None if interval is None else bool(low > 0 or high < 0)
+            low, high = interval_of(draws_a[name] - draws_b[name], telling[name]) or (None, None)
+            tells = low is not None and telling[name] >= FEWEST_SITES
+            excludes = bool(low > 0 or high < 0) if tells else None
             result[name] = {"difference": difference, "low": low, "high": high, "excludes_0": excludes}
     return result
 
@@ -286,7 +337,7 @@ class Tally:
     classes: stratum -> names of its classes. Strata in `snow_only` (wetness, depth) are properties that only
     snow has: their classes split the reference's snow, and every snow-free pixel of a scene belongs to each
     of them, so that precision and IoU mean "this kind of snow against all snow-free ground".
-    Memory: for each scene and class four counts and, with probabilities, 2 x 200 bins.
+    Memory: for each scene and class four counts and, with probabilities, 2 x 325 bins.
     """
 
     def __init__(self, classes: dict[str, tuple[str, ...]] | None = None, snow_only=("wetness", "depth")):
@@ -316,8 +367,7 @@ class Tally:
         if probability is not None:
             values = probability[valid]
             known = np.isfinite(values)
-            bins = np.minimum(np.where(known, values, 0) * BINS, BINS - 1).astype(np.int64)
-            bins += BINS * ~snow
+            bins = bin_of(np.where(known, values, 0)) + BINS * ~snow
         own, shape = np.bincount(outcome, minlength=4), (-1, 2, BINS)
         own_bins = None if bins is None else np.bincount(bins[known], minlength=2 * BINS).reshape(2, BINS)
         for stratum, names in self.classes.items():
@@ -353,7 +403,7 @@ class Tally:
             total = self.histograms.setdefault(group, Histogram())
             total.snow += pair[0]
             total.snow_free += pair[1]
-            coarse = pair.reshape(2, COARSE, -1).sum(axis=2)
+            coarse = np.add.reduceat(pair, COARSE, axis=1).astype(np.uint32)
             cell["histogram"] = cell["histogram"] + coarse if "histogram" in cell else coarse
 
     def groups(self) -> list[tuple[str, str]]:
@@ -378,10 +428,16 @@ class Tally:
         return self.histograms.get((stratum, name)) or Histogram()
 
     def scores(self, stratum: str = "all", name: str = "all") -> dict:
-        """Counts and scores of a class (by default everything), with auprc, brier, calibration error."""
+        """Counts and scores of a class (by default everything), with auprc, brier, calibration error.
+
+        auprc is that of the 325 bins that its interval and paired differences are made of.
+        """
         cells = self.cells.get((stratum, name), {}).values()
         counts = sum((cell["counts"] for cell in cells), np.zeros(4, np.int64))
-        return {**scores_of_counts(*counts), **self.histogram(stratum, name).without_threshold()}
+        histogram = self.histogram(stratum, name)
+        bins = (np.add.reduceat(pixels, COARSE) for pixels in (histogram.snow, histogram.snow_free))
+        more = {**histogram.without_threshold(), "auprc": number(average_precision(*bins))}
+        return {**scores_of_counts(*counts), **more}
 
     def table(self, seed: int = 0, replicates: int = 1000) -> list[dict]:
         """A row a class of each stratum, "all" first: scores, <score>_low, <score>_high, sizes.
@@ -395,8 +451,7 @@ class Tally:
             for name in WITH_INTERVAL:
                 limits[f"{name}_low"], limits[f"{name}_high"] = interval[name] or (None, None)
             about = {"stratum": group[0], "class": group[1]}
-            snowy = {s for (s, _), cell in self.cells[group].items() if cell["counts"][:2].any()}
-            sizes = {"sites": interval["sites"], "scenes": interval["scenes"], "sites_with_snow": len(snowy)}
+            sizes = {name: interval[name] for name in SIZES}
             rows.append({**about, **self.scores(*group), **limits, **sizes})
         return rows
 
@@ -406,7 +461,7 @@ def paired_table(first: Tally, other: Tally, seed: int = 0, replicates: int = 10
     table = []
     for stratum, name in first.groups():
         found = paired_bootstrap(first.rows(stratum, name), other.rows(stratum, name), seed, replicates)
-        sizes = {"sites": found["sites"], "scenes": found["scenes"]}
+        sizes = {name: found[name] for name in SIZES}
         table += [
             {"stratum": stratum, "class": name, "score": score, **found[score], **sizes}
             for score in WITH_INTERVAL

@@ -110,6 +110,13 @@ def test_threshold_comes_from_validation_and_can_be_given(triplets_folder, train
     assert got["threshold"] == state["threshold"]
     everything = result(infer(triplets_folder, trained / "best.pt", tmp_path / "b", "--threshold", 0))
     assert everything["scores"]["recall"] == 1 and everything["scores"]["true_bare"] == 0
+    before = sorted(path.name for path in (tmp_path / "b" / "mask").iterdir())
+    one = ("--threshold", 0, "--limit", 1, "--overwrite", "--overlays", 1)
+    infer(triplets_folder, trained / "best.pt", tmp_path / "b", *one)
+    kept = [path.name for path in (tmp_path / "b" / "mask").iterdir()]
+    assert kept == before[:1] and len(before) > 1  # nothing of the earlier run beside the new
+    words = ("--data", triplets_folder, "--weights", trained / "best.pt", "--out", triplets_folder)
+    refuse("infer_unet.py", *words, "--overwrite", saying="holds the input")
 
 
 # ---- scenes ------------------------------------------------------------------------------------------------

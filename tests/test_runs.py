@@ -117,6 +117,19 @@ def test_fingerprints_see_a_new_file_and_a_changed_one(tmp_path):
         runs.fingerprint(tmp_path / "nowhere")
 
 
+def test_fingerprints_pass_links_to_nowhere_and_the_output(tmp_path):
+    (tmp_path / "x.tif").write_text("1")
+    before = runs.fingerprint(tmp_path, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "args.json").write_text("{}")
+    assert runs.fingerprint(tmp_path, tmp_path / "out") == before != runs.fingerprint(tmp_path)
+    assert runs.fingerprint(tmp_path, tmp_path)["files"] == 2  # an output that is the input hides nothing
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert runs.fingerprint(tmp_path, tmp_path / "out") == before
+    (tmp_path / "note.txt").symlink_to("/nowhere/at/all")
+    assert runs.fingerprint(tmp_path, tmp_path / "out")["files"] == 2
+
+
 def test_outcomes_become_exit_codes(tmp_path, capsys):
     def outcome(error):
         def main(args):
@@ -129,6 +142,11 @@ def test_outcomes_become_exit_codes(tmp_path, capsys):
     assert outcome(KeyboardInterrupt()) == 75
     assert outcome(OSError(errno.ENOSPC, "No space left on device", "a.tif")) == 2
     assert "a.tif: No space left on device; nothing half-written" in capsys.readouterr().err
+    for number in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        assert outcome(OSError(number, os.strerror(number), "a.tif")) == 2
+    parser = runs.get_parser("doc", "--out", "--seed")
+    assert runs.start(lambda args: 0, parser, ["--out", str(tmp_path), "--seed", "-1"]) == 2
+    assert "--seed -1: must be zero or more" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         outcome(ZeroDivisionError())
 

@@ -10,7 +10,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 
-from data_prep import foreign_masks, rasters, stations, strata
+from data_prep import foreign_masks, mask_folders, rasters, runs, stations, strata, truth
 
 
 def table(path):
@@ -140,7 +140,12 @@ def test_products_with_codes_are_found_by_date_and_ground_and_compared(triplets_
     assert iou["excludes_0"] == "yes" and iou["sites"] == "6" and iou["scenes"] == "12"
     assert ("season", "iou") in rows and ("all", "auprc") not in rows
     assert [r["method"] for r in table(tmp_path / "o" / "scores.csv")] == ["exact", "fsc"]
-    assert "excludes 0" in done.stderr
+    told = got["comparisons"]
+    assert told == {"primary": "all pixels, iou", "differences": 16, "by_chance": 0.8}
+    assert "excludes 0" in done.stderr and "about 0.8 would exclude 0 by chance" in done.stderr
+    folder = tmp_path / "exact"
+    judge(triplets_folder, tmp_path / "o", f"exact={folder}", "--overwrite", "--overlays", 1)
+    assert not (tmp_path / "o" / "paired.csv").exists() and (tmp_path / "o" / "scores.csv").exists()
 
 
 def test_what_cannot_be_judged_is_refused(triplets_folder, labels, tmp_path):
@@ -268,6 +273,16 @@ def test_station_depths_by_hand(tmp_path):
     ):
         (tmp_path / "bad.csv").write_text(head + "\n" + lines[0] + "\n")
         refuse("score_masks.py", *word, tmp_path / "bad.csv", "--out", tmp_path / "x", saying=said)
+    for end in ("csv", "o"):
+        assert run("score_masks.py", *word, tmp_path / "s.csv", "--out", tmp_path / "s.csv" / end, code=2)
+    names = ("--against", "stations", "--masks", f"snow={tmp_path / 'm'}", "--stations", tmp_path / "s.csv")
+    refuse("score_masks.py", *names, "--out", tmp_path / "x", saying="'snow' is a column")
+    whole = (tmp_path / "m" / "2021-01-10_a.tif").read_bytes()
+    (tmp_path / "m" / "2021-01-10_0.tif").write_bytes(whole[:-60])  # before the whole one in order of name
+    skipped = run("score_masks.py", *word, tmp_path / "s.csv", "--out", tmp_path / "k", "--skip-bad")
+    assert result(skipped)["methods"]["m"]["scores"] == scores
+    assert [name for name in result(skipped)["left_out"] if "2021-01-10_0.tif" in name]
+    (tmp_path / "m" / "2021-01-10_0.tif").unlink()
     (tmp_path / "late.csv").write_text("site,date,latitude,longitude,depth_m\na,2022-01-01,46.9,10.3,1\n")
     refuse("score_masks.py", *word, tmp_path / "late.csv", "--out", tmp_path / "x", saying="2022-01-01")
 
@@ -279,6 +294,8 @@ def test_depths_in_either_unit_are_the_same(tmp_path):
         )
     a, b = (stations.read(tmp_path / f"{unit}.csv") for unit in ("depth_m", "depth_cm"))
     assert a == b and a[0][0]["depth_m"] == 1.25
+    (tmp_path / "cm.csv").write_text("site,date,latitude,longitude,depth_cm\n" + "a,2021-01-10,46,10,7\n")
+    assert stations.read(tmp_path / "cm.csv")[0][0]["depth_m"] == 0.07
 
 
 # ---- finding and reading -----------------------------------------------------------------------------------
@@ -291,7 +308,7 @@ def test_much_finer_masks_are_judged_by_their_majority(tmp_path):
     fine[:, 1:3, :, 1:3] ^= 1
     own = rasters.Grid(where.crs, from_origin(600000, 5200000, 2.5, 2.5), 80, 80)
     write_codes(tmp_path / "2021-01-10.tif", fine.reshape(80, 80), own)
-    masks = foreign_masks.MaskFolder("m", tmp_path)
+    masks = mask_folders.MaskFolder("m", tmp_path)
     got = foreign_masks.read_on(rasters.open_header(tmp_path / "2021-01-10.tif"), where, masks, "mask")
     assert np.array_equal(got, truth)
 
@@ -307,7 +324,7 @@ def test_large_fine_masks_are_read_in_strips(tmp_path, monkeypatch):
         foreign_masks, "read_window", lambda *words: (windows.append(words[1]), read_window(*words))[1]
     )
     raster = rasters.open_header(tmp_path / "2021-01-10.tif")
-    got = foreign_masks.read_on(raster, grid(60, 40), foreign_masks.MaskFolder("m", tmp_path), "mask")
+    got = foreign_masks.read_on(raster, grid(60, 40), mask_folders.MaskFolder("m", tmp_path), "mask")
     assert np.array_equal(got, truth)
     assert max(height * width for _, _, height, width in windows) <= 5000 and len(windows) > 4
 
@@ -319,18 +336,188 @@ def test_masks_of_a_day_are_chosen_by_time_track_and_order(tmp_path):
     half = ones.copy()
     half[:, 4:] = 255
     folder = tmp_path / "m"
-    write_codes(folder / "b_20210110.tif", 0 * ones, where)
+    write_codes(folder / "b_20210110.tif", np.zeros((9, 8), np.uint8), grid(9, 8))
     write_codes(folder / "a_20210110.tif", half, where)  # first by name: wins where it is valid
     write_codes(folder / "0_20210110.tif", 0 * ones, where, relative_orbit="117")  # another pass
     write_codes(folder / "0_20210111.tif", 0 * ones, where)  # another day
     write_codes(folder / "0_20210110_far.tif", 0 * ones, grid(8, 8, east=700000))  # another place
-    got = foreign_masks.read(foreign_masks.MaskFolder("m", folder), row, (8, 8))
+    got = foreign_masks.read(mask_folders.MaskFolder("m", folder), row, (8, 8))
     assert (got[:, :4] == 1).all() and (got[:, 4:] == 0).all()
     write_codes(folder / "z_20210110T053000.tif", half, where)  # the very time: the others do not count
-    got = foreign_masks.read(foreign_masks.MaskFolder("m", folder), row, (8, 8))
+    got = foreign_masks.read(mask_folders.MaskFolder("m", folder), row, (8, 8))
     assert np.array_equal(got, half)
     write_codes(folder / "mask" / "x.tif", 0 * ones, where)  # by id
-    assert (foreign_masks.read(foreign_masks.MaskFolder("m", folder), row, (8, 8)) == 0).all()
+    assert (foreign_masks.read(mask_folders.MaskFolder("m", folder), row, (8, 8)) == 0).all()
+
+
+@pytest.fixture
+def morning(tmp_path):
+    """A triplet of the morning pass on 8 x 8 pixels."""
+    where = grid(8, 8)
+    radar = write_radar(tmp_path / "sar.tif", np.ones((8, 8), bool), where)
+    row = {"id": "x", "s1_date": "2021-01-10T053000", "relative_orbit": "", "sar": radar}
+    return tmp_path / "m", where, row
+
+
+def read_new(folder, row, **more):
+    return foreign_masks.read(mask_folders.MaskFolder("m", folder, **more), row, (8, 8))
+
+
+ONES = np.ones((8, 8), np.uint8)
+
+
+@pytest.mark.parametrize("sign", ["T", "t", "_"])
+def test_two_passes_a_day_are_told_apart_by_their_time(morning, sign):
+    folder, where, row = morning
+    half = ONES.copy()
+    half[:, 4:] = 255
+    write_codes(folder / f"a_20210110{sign}053012.tif", half, where)
+    write_codes(folder / f"b_20210110{sign}170025.tif", 0 * ONES, where)
+    assert np.array_equal(read_new(folder, row), half)  # not filled up by the evening
+    assert (read_new(folder, {**row, "s1_date": "2021-01-10T165900"}) == 0).all()
+    for date in ("2021-01-10T120000", "2021-01-10"):
+        with pytest.raises(runs.BadInput, match="of one day but two passes"):
+            read_new(folder, {**row, "s1_date": date})
+    place = {"latitude": 46.9456, "longitude": 10.3145}
+    with pytest.raises(runs.BadInput, match="of one day but two passes"):
+        foreign_masks.read_points(mask_folders.MaskFolder("m", folder), "2021-01-10", [place])
+    (folder / f"b_20210110{sign}170025.tif").unlink()
+    write_codes(folder / f"c_20210110{sign}053037.tif", 0 * ONES[:, :5], where.window(0, 3, 8, 5))
+    got = read_new(folder, row)  # the next slice of the same pass
+    assert (got[:, :4] == 1).all() and (got[:, 4:] == 0).all()
+
+
+def test_layers_of_one_product_are_not_laid_over_each_other(morning):
+    folder, where, row = morning
+    for number, layer in enumerate(("FSCOG", "QCFLAGS")):
+        write_codes(folder / f"FSC_20210110T103421_{layer}.tif", number * ONES, where)
+    with pytest.raises(runs.BadInput, match=r"QCFLAGS.*--layer"):
+        read_new(folder, row)
+    assert (read_new(folder, row, layer="QCFLAGS") == 1).all()
+    (chosen,) = mask_folders.choose([("m", folder)], (), (), [("m", "FSCOG")])
+    assert (foreign_masks.read(chosen, row, (8, 8)) == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["internal", "sidecar", "alpha"])
+def test_masks_and_alpha_bands_hide_pixels(morning, kind):
+    folder, where, row = morning
+    folder.mkdir()
+    hidden = ONES.astype(bool)
+    hidden[:3] = False
+    profile = {"driver": "GTiff", "height": 8, "width": 8, "dtype": "uint8", "count": 1 + (kind == "alpha")}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "internal"),
+        rasterio.open(folder / "x.tif", "w", **profile, crs=where.crs, transform=where.transform) as out,
+    ):
+        out.write(ONES, 1)
+        if kind == "alpha":
+            out.write(hidden.astype(np.uint8) * 255, 2)
+            out.colorinterp = rasterio.enums.ColorInterp.gray, rasterio.enums.ColorInterp.alpha
+        else:
+            out.write_mask(hidden)
+    assert (folder / "x.tif.msk").exists() == (kind == "sidecar")
+    assert np.array_equal(read_new(folder, row) == 255, ~hidden)
+
+
+def test_bands_nobody_described_and_files_that_lead_elsewhere_are_refused(morning):
+    folder, where, row = morning
+    (folder / "probability").mkdir(parents=True)
+    rasters.write(folder / "x.tif", np.stack([ONES, ONES]), ("", ""), where, 255)
+    with pytest.raises(runs.BadInput, match="2 bands, none of them described as 'snow'"):
+        read_new(folder, row)
+    rasters.write(
+        folder / "probability" / "x.tif", np.stack([0 * ONES, ONES]), ("snow", "snow_probability"), where, 255
+    )
+    masks = mask_folders.MaskFolder("m", folder)
+    assert (foreign_masks.read(masks, row, (8, 8), "probability") == 1).all()
+    link = (
+        f'<VRTDataset rasterXSize="8" rasterYSize="8"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>\
+<SourceFilename>{row["sar"]}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>'
+    )
+    (folder / "x.tif").write_text(link)
+    with pytest.raises(runs.BadInput, match="not a readable GeoTIFF"):
+        read_new(folder, row)
+    assert read_new(folder, row, skip_bad=True) is None
+
+
+def test_a_default_code_never_overrides_the_no_data_tag():
+    from pathlib import Path
+
+    known, path, values = np.ones(3, bool), Path("a.tif"), np.array([0, 110, 7])
+    for words, wanted in (
+        (([("", "110")], ()), [255, 1, 255]),  # 0 is no data by the file's tag, snow-free by default only
+        (([("", "110")], [("", "0")]), [0, 1, 255]),
+    ):
+        (masks,) = mask_folders.choose([("m", ROOT)], *words)
+        assert foreign_masks.to_classes(masks, values, known, 0, path).tolist() == wanted
+    with pytest.raises(runs.BadInput, match="no-data value 0 is also the code"):
+        foreign_masks.to_classes(mask_folders.MaskFolder("m", ROOT), values, known, 0, path)
+
+
+@pytest.mark.parametrize(("met", "never"), [({1}, "0 \\(snow-free\\)"), ({0}, "1 \\(snow\\)")])
+def test_a_class_that_never_occurs_beside_unknown_codes(met, never, capsys):
+    masks = mask_folders.MaskFolder("m", ROOT, met=met, unknown={125.0})
+    with pytest.raises(runs.BadInput, match=f"code {never} never occurs, but 125"):
+        foreign_masks.check_codes(masks)
+    masks.stated = ((1, 1),)
+    foreign_masks.check_codes(masks)
+    assert "NO PIXEL IS SNOW" in capsys.readouterr().err and len(masks.said) == 2
+    masks = mask_folders.MaskFolder("m", ROOT, met={0, 1}, unknown={125.0})
+    foreign_masks.check_codes(masks)
+    assert masks.said == ["m: codes counted as no data: 125"]
+
+
+def test_grounds_that_only_touch_or_lie_nowhere(morning):
+    folder, where, row = morning
+    write_codes(folder / "20210110.tif", ONES, grid(8, 8, east=600080))  # its west edge is our east edge
+    assert read_new(folder, row) is None
+    local = rasters.Grid(CRS.from_wkt('LOCAL_CS["here",UNIT["metre",1]]'), where.transform, 8, 8)
+    write_codes(folder / "local_20210110.tif", ONES, local)
+    with pytest.raises(runs.BadInput, match=r"local_20210110.tif.*--skip-bad"):
+        read_new(folder, row)
+    masks = mask_folders.MaskFolder("m", folder, skip_bad=True)
+    assert foreign_masks.read(masks, row, (8, 8)) is None and list(masks.bad) == [
+        folder / "local_20210110.tif"
+    ]
+    east_west = (179.5, 60, -179.5, 61)
+    assert mask_folders.overlap(east_west, (-179.9, 60.5, -179.8, 60.6))
+    assert mask_folders.overlap((179.8, 60.5, 179.9, 60.6), east_west)
+    assert not mask_folders.overlap(east_west, (0, 60.5, 1, 60.6))
+    assert not mask_folders.overlap((0, 0, 1, 1), (1, 0, 2, 1))
+
+
+def test_what_a_folder_holds_is_said(tmp_path):
+    where = grid(8, 8)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "link").symlink_to(tmp_path / "else")
+    write_codes(tmp_path / "else" / "MOD10A1.A2021010.h18v04.061.2021012034512.tif", ONES, where)
+    write_codes(tmp_path / "m" / "undated.tif", ONES, where)
+    (tmp_path / "m" / "a.jp2").write_text("x")
+    said = mask_folders.what_lies(mask_folders.MaskFolder("m", tmp_path / "m"))
+    for part in (
+        "1 dated GeoTIFFs (mask)",
+        "1 GeoTIFFs without a date",
+        "1 .jp2",
+        "from 2021-01-10 to 2021-01-10",
+    ):
+        assert part in said
+
+
+def test_probabilities_are_compared_where_all_that_have_any_have_one():
+    a, b = np.array([0.1, np.nan, 0.3]), np.array([0.1, 0.2, np.nan])
+    got = foreign_masks.in_common({"a": a, "b": b}, (3,))
+    assert np.isnan(got["a"]).tolist() == np.isnan(got["b"]).tolist() == [False, True, True]
+    assert np.isnan(foreign_masks.in_common({"a": a, "b": None}, (3,))["a"]).all()
+
+
+def test_wetness_where_the_truth_does_not_know_it_is_none(tmp_path):
+    radar = write_radar(tmp_path / "sar.tif", np.ones((2, 2), bool), grid(2, 2))
+    planes = {
+        "snow_fraction": np.array([[1, 1], [0, np.nan]]), "liquid_water": np.array([[0.05, 0], [0, np.nan]]),
+    }  # fmt: skip
+    row = {"s1_date": "2021-01-10", "sar": radar}
+    assert strata.codes(row, (2, 2), planes, truth.wet(planes))["wetness"].tolist() == [[1, 0], [-1, -1]]
 
 
 def test_strata_of_a_triplet(tmp_path):
@@ -358,6 +545,8 @@ def test_the_scene_of_a_triplet_is_known_from_its_id():
         name = f"my_site_{scene}_2021-01-11T101500_r00000c00000"
         assert strata.scene_stem({"id": name, "site": "my_site", "s1_date": s1_date}) == scene
     assert strata.scene_stem({"id": "own-name", "site": "s", "s1_date": "2021-01-10"}) == "2021-01-10"
+    with pytest.raises(runs.BadInput, match="is no date"):
+        strata.scene_stem({"id": "own-name", "site": "s", "s1_date": "../../2021-01-10"})
 
 
 def test_dates_of_foreign_names():
@@ -368,11 +557,16 @@ def test_dates_of_foreign_names():
         ("S1A_IW_GRDH_1SDV_20210110T053000_20210110T053025_036.tif", {}, ("2021-01-10", "053000")),
         ("2021-01-10T053000_044_mask.tif", {"date": "2021-01-10"}, ("2021-01-10", "053000")),
         ("tile_123456789.tif", {}, ("", "")),
+        ("tile_1234_05_06.tif", {}, ("", "")),
+        ("snow_2021_01_10.tif", {}, ("2021-01-10", "")),
+        ("2021-01-10_996161.tif", {}, ("2021-01-10", "")),
+        ("MOD10A1.A2021366.h18v04.tif", {}, ("", "")),
+        ("MOD10A1.A2021010.h18v04.061.2021012034512.tif", {}, ("2021-01-10", "")),
         ("99999999_20210110.tif", {}, ("2021-01-10", "")),
         ("any.tif", {"date": "2021-01-10T05:30:00"}, ("2021-01-10", "053000")),
         ("made_20230101.tif", {"date": "2021-01-10"}, ("2021-01-10", "")),
     ):
-        assert foreign_masks.date_and_time(Path(name), tags) == wanted, name
+        assert mask_folders.date_and_time(Path(name), tags) == wanted, name
 
 
 def test_original_pictures_are_judged_too(tmp_path):
@@ -391,6 +585,14 @@ def test_original_pictures_are_judged_too(tmp_path):
     )
     assert got["methods"]["m"]["scores"]["iou"] == 1 and not (tmp_path / "o" / "strata.png").exists()
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["methods"]["m"]["coverage"] == 1
+    (tmp_path / "m" / "test_0.png").unlink()
+    words = ("--data", tmp_path / "d", "--masks", tmp_path / "m", "--out", tmp_path / "p")
+    write_codes(
+        tmp_path / "m" / "test_0.tif", blobs(40, 40, 0), grid(40, 40)
+    )  # pixel for pixel, whatever its CRS
+    assert result(run("score_masks.py", *words))["methods"]["m"]["scores"]["iou"] == 1
+    write_codes(tmp_path / "m" / "test_0.tif", blobs(41, 40, 0), grid(41, 40))
+    refuse("score_masks.py", *words, "--overwrite", saying="41 x 40 pixels, but the triplet has 40 x 40")
 
 
 def test_help_is_quick_and_light():
