@@ -320,14 +320,14 @@ def main(args) -> int:
     run = runs.Run(args, [*runs.triplets_inputs(args.data), args.weights, *weather])
     if run.finished():
         return runs.DONE
-    from data_prep import triplets
+    from data_prep.channels import check_channels
     from models import training
 
     try:
         state = training.load_checkpoint(args.weights)
         net = training.build_net(state, args.weights)
         device = training.choose_device(args.device)
-        triplets.check_channels(tuple(state["contract"]["bands"]))
+        check_channels(tuple(state["contract"]["bands"]))
     except ValueError as error:
         raise BadInput(f"{error}.") from None
     if args.workers is None:

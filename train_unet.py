@@ -25,12 +25,13 @@ from data_prep.runs import BadInput
 def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
     """Triplets of train and val, checked file by file, their figures, and the input channels."""
     from data_prep import triplets
+    from data_prep.channels import check_channels, need_weather
 
     manifest = triplets.read_manifest(args.data, args.weather)
     bands = args.bands or ("grey" if manifest.original else "vv,vh")
-    channels = triplets.check_channels(tuple(bands.split(",")))
+    channels = check_channels(tuple(bands.split(",")))
     if not args.weather:
-        triplets.need_weather(channels, None, f"--bands {bands}")
+        need_weather(channels, None, f"--bands {bands}")
     data, figures = {}, {}
     for split in ("train", "val"):
         chosen = data[split] = manifest.of(split)
@@ -376,6 +377,7 @@ def main(args) -> int:
     import torch
 
     from data_prep import batches, triplets
+    from data_prep.channels import planes_by_file
     from models import training
     from models.unet import UNet, count_parameters
 
@@ -430,7 +432,7 @@ def main(args) -> int:
         "std": train["std"],
         "tile": size,
         "speckle": triplets.speckle_of(rows[0]),
-        "reference": triplets.reference_of(rows[0]) if "ref" in triplets.planes_by_file(channels) else [],
+        "reference": triplets.reference_of(rows[0]) if "ref" in planes_by_file(channels) else [],
     }
     runs.say(
         f"U-Net of {count_parameters(net) / 1e6:.2f} M parameters on {device.type}, "

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from data_prep import runs, triplets
+from data_prep.channels import RADAR_CHANNELS
 
 
 class TripletDataset:
@@ -81,7 +82,7 @@ class TripletDataset:
             image, mask = image.flip(2), mask.flip(1)
         if self.gain_db:
             gain = (2 * torch.rand((), generator=random) - 1) * self.gain_db
-            radar = torch.tensor([name in triplets.RADAR_CHANNELS for name in self.channels]).view(-1, 1, 1)
+            radar = torch.tensor([name in RADAR_CHANNELS for name in self.channels]).view(-1, 1, 1)
             image = image + gain * radar
         return image.contiguous(), mask.contiguous()
 

@@ -37,6 +37,9 @@ def write(folder: Path, sites: list[Path], arguments: dict) -> None:
         for site in about
     )
     write_text(folder / "SHA256SUMS", checksums(folder))
+    wet = ""
+    if any((folder / "mask_wet").glob("*.tif")):
+        wet = "- `mask_wet/` is the truth of simulated sites: snow with liquid water. No optical index sees it.\n"
     write_text(
         folder / "DATASET_CARD.md",
         f"""# Snow triplets from Sentinel-1 and Sentinel-2
@@ -47,7 +50,7 @@ Snow covers {snow / valid if valid else 0:.1%} of the {valid:,.0f} labelled pixe
 
 - Masks are optical: snow index `{arguments["index"]}`.
   They err under trees, in shadow and near clouds; they are not ground truth.
-- Radar and optical passes lie at most {arguments["max_gap_hours"]:g} hours apart
+{wet}- Radar and optical passes lie at most {arguments["max_gap_hours"]:g} hours apart
   (`gap_hours` in triplets.csv).
 - Split by site before training: tiles of a site share their ground.
   Files: see triplets.csv; checksums: `sha256sum -c SHA256SUMS`.

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import degree_days, rasters, references, sar, scenes, terrain, triplets
+from data_prep import degree_days, rasters, references, sar, scenes, terrain
+from data_prep.channels import add_computed, assemble, need_weather, planes_by_file
 from data_prep.runs import BadInput
 
 
@@ -55,8 +56,8 @@ class SceneInput:
         if self.dem:
             rasters.need_crs(self.dem)
         self.weather = degree_days.read_weather(weather).get(scene.site) if weather else None
-        triplets.need_weather(self.channels, self.weather, path)
-        self.planes = triplets.planes_by_file(self.channels)
+        need_weather(self.channels, self.weather, path)
+        self.planes = planes_by_file(self.channels)
         self.azimuth = None  # where the radar looks, if the local incidence angle is to be computed
         self._need_sar_bands()
         if "dem" in self.planes and not self.dem:
@@ -121,8 +122,8 @@ class SceneInput:
         if self.azimuth is not None:
             angles = planes["slope"], planes["aspect"], planes[ellipsoid]
             planes[local] = terrain.local_incidence_angle(*angles, self.azimuth)
-        triplets.add_computed(planes, self.channels, (height, width), self.date, self.latitude, self.weather)
-        return triplets.assemble(self.channels, planes)
+        add_computed(planes, self.channels, (height, width), self.date, self.latitude, self.weather)
+        return assemble(self.channels, planes)
 
     def elevation(self, row: int, col: int, height: int, width: int) -> np.ndarray | None:
         """Elevation in metres of a window, or None without a DEM."""

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from conftest import TINY, blobs, grid, refuse, result, run, write_optical, write_radar
 
-from data_prep import degree_days, rasters, references, scene_input, scenes, terrain, triplets, truth
+from data_prep import (
+    channels,
+    degree_days,
+    rasters,
+    references,
+    scene_input,
+    scenes,
+    terrain,
+    triplets,
+    truth,
+)
 from data_prep.runs import BadInput
 
 BANDS = (
@@ -379,12 +389,12 @@ def test_bands_without_their_source_are_a_sentence(world, curated, tmp_path):
     with pytest.raises(BadInput, match=r"no dem file for band elevation"):
         triplets.read_image({**late, "dem": None}, ["vv", "temperature-1"])
     with pytest.raises(BadInput, match="snowfall-8"):
-        triplets.check_channels(("vv", "snowfall-8"))
+        channels.check_channels(("vv", "snowfall-8"))
 
 
 def test_northness_and_eastness_point_where_the_slope_faces():
-    assert triplets.northness(np.array([90.0, 30, 0]), np.array([0.0, 180, 0])) == pytest.approx([1, -0.5, 0])
-    assert triplets.eastness(np.array([90.0, 30, 0]), np.array([90.0, 270, 0])) == pytest.approx([1, -0.5, 0])
+    assert channels.northness(np.array([90.0, 30, 0]), np.array([0.0, 180, 0])) == pytest.approx([1, -0.5, 0])
+    assert channels.eastness(np.array([90.0, 30, 0]), np.array([90.0, 270, 0])) == pytest.approx([1, -0.5, 0])
 
 
 def test_simulated_data_says_so():
@@ -409,7 +419,7 @@ def test_an_untagged_void_in_the_dem_is_refused_by_name(world, tmp_path):
 
 
 def test_the_season_is_half_a_year_on_in_the_south():
-    north, south = (triplets.season_angle("2021-01-15", latitude) for latitude in (46, -46))
+    north, south = (channels.season_angle("2021-01-15", latitude) for latitude in (46, -46))
     assert np.sin(north) == pytest.approx(-np.sin(south)) and np.cos(north) == pytest.approx(-np.cos(south))
 
 
