@@ -39,7 +39,7 @@ def write(folder: Path, sites: list[Path], arguments: dict) -> None:
     write_text(folder / "SHA256SUMS", checksums(folder))
     wet = ""
     if any((folder / "mask_wet").glob("*.tif")):
-        wet = "- `mask_wet/` is the truth of simulated sites: snow with liquid water. No optical index sees it.\n"
+        wet = "- `mask_wet/` is the truth of simulated sites: snow with liquid water. No index sees it.\n"
     write_text(
         folder / "DATASET_CARD.md",
         f"""# Snow triplets from Sentinel-1 and Sentinel-2

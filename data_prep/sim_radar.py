@@ -142,9 +142,9 @@ def gamma_table(looks: float) -> tuple[np.ndarray, np.ndarray]:
 def observe(power, angle, incidence, hidden, looks: float, backscatter_kind: str, random) -> np.ndarray:
     """float32 (2, H, W) dB of a geocoded product from the local sigma0; hidden: 1 layover, 2 shadow.
 
-    sigma0: per area of the ellipsoid, so slopes facing the radar are bright: times sin(incidence) / sin(local)
-    (Ulander 1996, 10.1109/36.536527, whose angle is this one in the range plane). gamma0_rtc: per illuminated
-    area of the terrain.
+    sigma0: per area of the ellipsoid, so slopes facing the radar are bright: times sin(incidence) over
+    sin(local) (Ulander 1996, 10.1109/36.536527, whose angle is this one in the range plane). gamma0_rtc: per
+    illuminated area of the terrain.
     """
     lit = np.sin(np.radians(incidence)) / np.sin(np.radians(np.clip(angle, 3, 90)))
     lit = np.minimum(lit, linear(AREA_LIMIT_DB))

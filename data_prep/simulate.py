@@ -249,8 +249,6 @@ def check(args):
         raise BadInput(f"--start {args.start}: no date; expected YYYY-MM-DD.") from None
     if min(args.sites, args.interval_days) < 1 or args.size < 32 or not 0 < args.years <= 100:
         raise BadInput("--sites and --interval-days must be positive, --size at least 32, --years in 0..100.")
-    if args.seed < 0:
-        raise BadInput(f"--seed {args.seed}: must not be negative.")
     if not 0.5 <= args.looks <= 1000:
         raise BadInput(f"--looks {args.looks:g}: speckle has 0.5 to 1000 looks; a GRD pixel has 4.4.")
     if not 0 <= args.lapse_k_per_km <= 10:

@@ -338,7 +338,7 @@ def test_given_weather_drives_the_snow(tmp_path):
         (("--interval-days", 0), "must be positive"),
         (("--start", "yesterday"), "no date"),
         (("--start", "NaT"), "no date"),
-        (("--seed", -1), "must not be negative"),
+        (("--seed", -1), "--seed -1: must be zero or more"),
         (("--sites", 0), "must be positive"),
         (("--cloud-share", 1.5), "a share lies in 0..1"),
         (("--weather", "nowhere.csv"), "no such file"),
