@@ -148,6 +148,8 @@ def training_curves(path: Path, epochs: list[dict], title: str) -> None:
     score.set(xlabel="epoch", ylabel="score (snow)", ylim=(0, 1.02))
     rate.plot(x, [record["learning_rate"] for record in epochs], color="#444444", marker=".")
     rate.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    for axes in (loss, score, rate):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (loss, score):
         if axes.lines:
             axes.legend(frameon=False, fontsize=7)
