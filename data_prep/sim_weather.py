@@ -109,6 +109,9 @@ ERRORS = {
 }
 
 
+MOST_MM = 400.0  # a day, in tables with errors: the wettest on record in the Alps had 414 (Camedo, 1983)
+
+
 def with_errors(random: np.random.Generator, series: dict, level: str) -> dict:
     """The series as a user of that quality of weather would know it: a copy with errors of ERRORS[level]."""
     lasting_k, daily_k, lasting_ln, daily_ln = ERRORS[level]
@@ -122,7 +125,7 @@ def with_errors(random: np.random.Generator, series: dict, level: str) -> dict:
     changed = {name: np.array(values) for name, values in series.items()}
     for name in ("temperature_2m_max", "temperature_2m_min", "temperature_2m_mean"):
         changed[name] = changed[name] + offset
-    changed["precipitation_sum"] = changed["precipitation_sum"] * factor
+    changed["precipitation_sum"] = np.minimum(changed["precipitation_sum"] * factor, MOST_MM)
     share = snow_share(changed["temperature_2m_mean"])
     changed["rain_sum"] = changed["precipitation_sum"] * (1 - share)
     changed["snowfall_sum"] = changed["precipitation_sum"] * share * CM_PER_MM

@@ -202,6 +202,8 @@ def test_weather_errors_are_as_stated():
         lasting.append(error.mean())
         spread.append(error.std())
         sums.append(np.log(known["precipitation_sum"].sum() / series["precipitation_sum"].sum()))
+    poor = [sim_weather.with_errors(np.random.default_rng(seed), series, "poor") for seed in range(60)]
+    assert max(known["precipitation_sum"].max() for known in poor) == sim_weather.MOST_MM
     assert 0.8 < np.std(lasting) < 1.25 and 1.4 < np.mean(spread) < 1.6 and 0.18 < np.std(sums) < 0.33
 
 
