@@ -514,12 +514,7 @@ def write(args, at, nets, done, judged, labels, seconds) -> None:
             ]
             lines.append(f"| {index} | {group[1]} | " + " | ".join(cells) + " |")
     lines += ["", "## Width", "", *widths(args), "", "## Seeds (IoU against truth)", ""]
-    lines += [
-        f"- {key}: {iou:.4f}"
-        for one in judged.values()
-        for key, iou in one["by_seed"].items()
-        if iou is not None
-    ]
+    lines += [f"- {key}: {'none' if iou is None else f'{iou:.4f}'}" for key, iou in seeds]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     runs.write_text(args.out.with_suffix(".md"), "\n".join(lines) + "\n")
     figures = {
