@@ -380,7 +380,7 @@ def contribution_figure(path: Path, found: dict) -> None:
         yticks=range(len(groups)), yticklabels=[g.removeprefix("all: ").replace("_", " ") for g in groups]
     )
     panels[0].invert_yaxis()
-    panels[1].legend(frameon=False, fontsize=7, loc="lower right")
+    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=3, frameon=False)
     pictures.save(fig, path)
 
 
