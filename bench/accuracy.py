@@ -349,7 +349,7 @@ def contribution_figure(path: Path, found: dict) -> None:
     groups = list(dict.fromkeys(group for one in found.values() for group in one))
     fig = pictures.figure(7.2, 0.24 * len(groups) + 1.4)
     fig.suptitle(
-        "What the current radar image adds to terrain, season, weather and reference (simulated data)"
+        "What the current radar image adds to terrain, season, weather and reference (simulated data, seed 0)"
     )
     panels = fig.subplots(1, 2, sharey=True)
     for axes, target in zip(panels, ("total", "wet"), strict=True):
