@@ -97,7 +97,7 @@ def prepare(args) -> dict:
 
 
 def train(args, at: dict, one: dict) -> dict:
-    """Train and apply one net; returns both results."""
+    """Train and apply one net; returns the result of training."""
     weather = (
         ("--weather", at["simulate"] / LEVELS[one["level"]]) if set(BANDS[one["name"]]) & set(WEATHER) else ()
     )
@@ -108,11 +108,9 @@ def train(args, at: dict, one: dict) -> dict:
         "train_unet.py", "--data", at["split"], "--out", folder, "--width", one["width"],
         "--seed", one["seed"], *words, *cache, *weather,
     )  # fmt: skip
-    applied = job(
-        "infer_unet.py", "--data", at["split"], "--weights", folder / "best.pt", "--out", found, *weather
-    )
+    job("infer_unet.py", "--data", at["split"], "--weights", folder / "best.pt", "--out", found, *weather)
     runs.say(f"{one['folder']}: {trained['seconds']:.0f} s, val IoU {trained['best']['iou']}")
-    return {"trained": trained, "applied": applied}
+    return trained
 
 
 # ---- baselines ---------------------------------------------------------------------------------------------
@@ -438,13 +436,11 @@ def write(args, at, nets, done, judged, labels, seconds) -> None:
     contribution = contributions(judged)
     seeds = [(k, tally.scores()["iou"]) for one in judged.values() for k, tally in one["by_seed"].items()]
     total, wet = judged["total", USUAL], judged["wet", USUAL]
-    trained = sum(one["trained"]["seconds"] for one in done.values())
+    trained = sum(one["seconds"] for one in done.values())
     commits = {
         name: json.loads((folder / "result.json").read_text())["git_commit"] for name, folder in at.items()
     }
-    commits |= {
-        "training": ", ".join(sorted({str(one["trained"]["git_commit"])[:10] for one in done.values()}))
-    }
+    commits |= {"training": ", ".join(sorted({str(one["git_commit"])[:10] for one in done.values()}))}
     commits |= {"judging": str(runs.git_commit())}
     lines = [
         "# Who sees what: simulated data",
@@ -521,7 +517,7 @@ def write(args, at, nets, done, judged, labels, seconds) -> None:
         "command": "python bench/accuracy.py " + " ".join(sys.argv[1:]),
         "git_commit": runs.git_commit(),
         "seconds_of_this_call": seconds,
-        "seconds_of_training": {name: one["trained"]["seconds"] for name, one in done.items()},
+        "seconds_of_training": {name: one["seconds"] for name, one in done.items()},
         "commits": commits,
         "scores": {
             f"{target}, {level}, {against}": {name: tally.table() for name, tally in tallies.items()}

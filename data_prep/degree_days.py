@@ -109,6 +109,11 @@ def as_series(site: str, days: dict, elevation_m: float, names) -> dict:
 # ---- at the pixel ------------------------------------------------------------------------------------------
 
 
+def snow_share(temperature: np.ndarray) -> np.ndarray:
+    """Share of precipitation that falls as snow at a daily mean temperature in C."""
+    return np.clip((RAIN_ABOVE_C - temperature) / (RAIN_ABOVE_C - SNOW_BELOW_C), 0, 1)
+
+
 def temperature(series: dict, date: str, days: int, elevation) -> np.ndarray:
     """Mean air temperature, C, of the `days` days that end with `date`; float32 like elevation (m)."""
     (daily,) = window(series, date, days, VARIABLES[:1])
@@ -127,7 +132,7 @@ def snowfall(series: dict, date: str, days: int, elevation) -> np.ndarray:
     daily, water = window(series, date, days, VARIABLES)
 
     def fallen(warmer):
-        share = np.clip((RAIN_ABOVE_C - daily - warmer) / (RAIN_ABOVE_C - SNOW_BELOW_C), 0, 1)
+        share = snow_share(daily + warmer)
         return days * (share * water).mean(axis=1)
 
     return at_elevation(series, elevation, fallen)

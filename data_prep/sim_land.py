@@ -92,7 +92,7 @@ def make(random: np.random.Generator, number: int, size: int, slope_aspect) -> L
     lake = np.zeros(elevation.shape, bool)
     if random.random() < 0.5:
         level = np.quantile(elevation, random.uniform(0.02, 0.08))
-        lake, _ = largest(elevation <= level)
+        lake = largest(elevation <= level)
         elevation = np.where(lake, level, elevation).astype(np.float32)
     slope, aspect = slope_aspect(elevation, PIXEL_M)
     patches, woods = quantile_rank(fractal(random, size, 1.6)), quantile_rank(fractal(random, size, 1.5))
@@ -132,13 +132,10 @@ def make(random: np.random.Generator, number: int, size: int, slope_aspect) -> L
     )
 
 
-def largest(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """The largest connected part of a mask, and its size in pixels."""
+def largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask."""
     parts, count = ndimage.label(mask)
-    if not count:
-        return mask, 0
-    sizes = np.bincount(parts.ravel())[1:]
-    return parts == 1 + int(sizes.argmax()), int(sizes.max())
+    return parts == 1 + int(np.bincount(parts.ravel())[1:].argmax()) if count else mask
 
 
 def texture(random: np.random.Generator, cover: np.ndarray) -> np.ndarray:

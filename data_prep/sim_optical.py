@@ -98,7 +98,7 @@ def illuminate(
 def scene(
     land: Land, state: dict, latitude: float, day: int, wet_day: bool, cast_shadow, cloud_share, random
 ):
-    """uint16 (6, H, W): the five bands in reflectance * 10000, and SCL; also the true cloud share.
+    """uint16 (6, H, W): the five bands in reflectance * 10000, and SCL.
 
     cast_shadow(zenith, azimuth) gives bool (H, W). cloud_share None: drawn by the day's weather.
     """
@@ -124,7 +124,7 @@ def scene(
     seen[4, : size // 2 * 2, : size // 2 * 2] = coarse.repeat(2, 0).repeat(2, 1)  # B11 has 20 m
     scl = classify(land, seen, thick, shade, random)
     bands = np.clip(seen * 10000, 1, 15000).round()
-    return np.concatenate([bands, scl[None]]).astype(np.uint16), float((thick > 0.5).mean())
+    return np.concatenate([bands, scl[None]]).astype(np.uint16)
 
 
 def classify(land: Land, seen: np.ndarray, thick: np.ndarray, shade: np.ndarray, random) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep import sim_land, sim_weather
+from data_prep import degree_days, sim_land, sim_weather
 
 # mm/(K d) under trees, in the open; snow 1.6-6, forest below open (Hock 2003, 10.1016/S0022-1694(03)00257-9,
 # table 1)
@@ -62,7 +62,7 @@ class Snow:
     def step(self, weather: dict, day_of_year: int) -> None:
         """One day: weather holds temperature_2m_mean, _min, _max (°C) and precipitation_sum (mm)."""
         mean, low, high = (weather[f"temperature_2m_{name}"] + self.warmer for name in ("mean", "min", "max"))
-        share = sim_weather.snow_share(mean)
+        share = degree_days.snow_share(mean)
         water = np.float32(weather["precipitation_sum"])
         snow = np.where(self.no_snow, 0, water * share * self.caught)
         rain = water * (1 - share) * self.wetter

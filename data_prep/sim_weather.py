@@ -6,6 +6,8 @@ the climate of the Alps; the normals beside them are MeteoSwiss's for 1991-2020,
 
 import numpy as np
 
+from data_prep.degree_days import snow_share
+
 UNITS = {
     "temperature_2m_max": "°C",
     "temperature_2m_min": "°C",
@@ -31,14 +33,7 @@ WET_AFTER_WET, WET_AFTER_DRY = 0.62, 0.28
 WET_DAY_MM, WET_SHAPE = 7.0, 0.75
 PRECIPITATION_GRADIENT = 0.0003  # share a metre: +30 % a km, within the Alpine 10-40 %
 RANGE_DRY_C, RANGE_WET_C = 9.5, 5.5  # between a day's lowest and highest temperature
-# all snow below, all rain above; half at 1.0 (Jennings 2018, 10.1038/s41467-018-03629-7)
-SNOW_C, RAIN_C = 0.0, 2.0
 CM_PER_MM = 0.7  # Open-Meteo's snowfall_sum: 7 cm of snow are 10 mm of water
-
-
-def snow_share(temperature: np.ndarray) -> np.ndarray:
-    """Share of precipitation that falls as snow at a daily mean temperature in °C."""
-    return np.clip((RAIN_C - temperature) / (RAIN_C - SNOW_C), 0, 1)
 
 
 def wetter(elevation_m):

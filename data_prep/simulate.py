@@ -90,7 +90,7 @@ def write_site(task) -> str:
                 ("snow_fraction", "liquid_water", "snow_depth", "landcover", "layover_shadow"), grid, np.nan,
                 product=product, date=str(day),
             )  # fmt: skip
-        bands, _ = sim_optical.scene(
+        bands = sim_optical.scene(
             land, before, latitude, of_year, today["precipitation_sum"] > 1, cast_shadow, args.cloud_share,
             np.random.default_rng([seed, index, 2]),
         )  # fmt: skip
