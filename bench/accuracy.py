@@ -383,7 +383,10 @@ def contribution_figure(path: Path, found: dict) -> None:
 
 
 def widths(args) -> list[str]:
-    """Width 16 and 64 at equal samples and at equal minutes, from the validation IoU of their logs."""
+    """Width 16 and 64 at equal samples and at equal minutes, from the validation IoU of their logs.
+
+    An epoch counts as long as the faster quarter of its run's epochs: the slower ones shared the cores.
+    """
     lines = [
         "| bands | width | minutes of training | best val IoU, equal samples | best val IoU, equal minutes |",
         "|---|---|---|---|---|",
@@ -394,9 +397,10 @@ def widths(args) -> list[str]:
             continue
         logs = {w: (f / "log.jsonl").read_text().splitlines() for w, f in folders.items()}
         logs = {w: [json.loads(line) for line in lines_] for w, lines_ in logs.items()}
-        limit = sum(record["seconds"] for record in logs[16])
+        epoch_s = {w: np.percentile([record["seconds"] for record in logs[w]], 25) for w in logs}
+        limit = epoch_s[16] * len(logs[16])
         for width, records in logs.items():
-            seconds = np.cumsum([record["seconds"] for record in records])
+            seconds = epoch_s[width] * np.arange(1, len(records) + 1)
             iou = np.array([record["val"]["iou"] or 0 for record in records])
             within = iou[seconds <= limit * 1.001]
             best = f"{within.max():.3f}" if len(within) else "no epoch done"
