@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The chain, from raw scenes to judged snow masks and a snow-cover table:  ./runbook.sh
+# The chain, from raw scenes to judged snow masks and what snow cover says about climate:  ./runbook.sh
 #
 #   ./runbook.sh            make .venv, install, run every step; finished steps are skipped, interrupted ones go on
 #   ./runbook.sh test       make .venv, install, run all tests (further words go to pytest)
 #   DRY_RUN=1               print the commands      FROM=4 / ONLY=4   start at a step / run one step
 #   DATA=my/scenes          your own scenes         OUT=runs/mine     where results go (default runs/default)
-#   BANDS=vv,vh,elevation   what the net sees       WEATHER=my.csv    for bands like degree-days-30
+#   BANDS=vv,vh,elevation   what the net sees       WEATHER=my.csv    for step 9 and bands like degree-days-30
 #   SIZE=tiny               small sites, a small net: the size tests use
 #   PYTHON=python3.12       the interpreter that makes .venv
 #
-# Without DATA: steps 1-7 on simulated sites, whose snow is known, then 8-12 on six real pairs.
+# Without DATA: steps 1-9 on simulated sites, whose snow is known, then 10-14 on six real pairs.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 here=$PWD
@@ -47,12 +47,18 @@ steps() {   # one numbered step, one command
   [ -n "${DATA:-}" ] ||
   step 6 judge    $python score_masks.py --data "$OUT/3_split" --masks "unet=$OUT/5_score" "optical=$OUT/3_split/mask" --against truth --truth "$SCENES" --out "$OUT/6_judge"
   step 7 map      $python infer_unet.py --data "$SCENES" --weights "$OUT/4_train/best.pt" --references "$OUT/2_curate/ref" --out "$OUT/7_map" "${map[@]}" ${weather[@]+"${weather[@]}"}
-  [ -z "${DATA:-}" ] || return 0
-  step 8 sample   $python -m data_prep.sample --out data/sample
-  step 9 curate   $python -m data_prep.curate --data data/sample/scenes --out "$OUT/9_curate" --card
-  step 10 split   $python -m data_prep.split --data "$OUT/9_curate" --out "$OUT/10_split"
-  step 11 train   $python train_unet.py --data "$OUT/10_split" --out "$OUT/11_train" "${small[@]}"
-  step 12 score   $python infer_unet.py --data "$OUT/10_split" --weights "$OUT/11_train/best.pt" --out "$OUT/12_score"
+  if [ -n "${DATA:-}" ]; then
+    [ -z "${WEATHER:-}" ] ||
+    step 9 climate  $python climate_analysis.py --data "$OUT/7_map" "${weather[@]}" --out "$OUT/9_climate"
+    return 0
+  fi
+  step 8 cover    $python -m data_prep.snow_cover --data "$OUT/2_curate" --truth "$SCENES" --tables "$OUT/7_map" --out "$OUT/8_cover"
+  step 9 climate  $python climate_analysis.py --data "$OUT/8_cover" --weather "$OUT/1_simulate/weather.csv" --source unet --out "$OUT/9_climate"
+  step 10 sample  $python -m data_prep.sample --out data/sample
+  step 11 curate  $python -m data_prep.curate --data data/sample/scenes --out "$OUT/11_curate" --card
+  step 12 split   $python -m data_prep.split --data "$OUT/11_curate" --out "$OUT/12_split"
+  step 13 train   $python train_unet.py --data "$OUT/12_split" --out "$OUT/13_train" "${small[@]}"
+  step 14 score   $python infer_unet.py --data "$OUT/12_split" --weights "$OUT/13_train/best.pt" --out "$OUT/14_score"
 }
 
 install() {   # $1: a requirements file; done once for each state of the files

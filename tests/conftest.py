@@ -24,6 +24,7 @@ JOBS = {
     "curate": "data_prep.curate",
     "split": "data_prep.split",
     "sample": "data_prep.sample",
+    "snow_cover": "data_prep.snow_cover",
 }
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GDAL_NUM_THREADS": "1"}
 

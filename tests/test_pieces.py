@@ -20,6 +20,17 @@ assert losses.segmentation_loss(torch.zeros(1, 1, 1, 3), mask, *counts, 'bce').i
 import numpy as np, metrics
 scores = metrics.Histogram(); scores.add(np.array([0.9, 0.1]), np.array([1, 0]))
 assert scores.at(0.5)['iou'] == 1"""),
+    "models/trends.py": ({"numpy", "scipy"}, """
+import numpy as np, trends
+times = 2010 + np.arange(12)[:, None] + (np.arange(12) + 0.5) / 12
+rise = trends.seasonal_sen(0.3 * times + np.random.default_rng(0).normal(0, 0.1, times.shape), times)
+assert rise['low'] < 0.3 < rise['high'] and rise['p'] < 0.01"""),
+    "models/regression.py": ({"numpy", "scipy", "statsmodels", "pandas"}, """
+import numpy as np, regression
+x = np.random.default_rng(0).normal(size=120)
+y = 2 * x + np.random.default_rng(1).normal(size=120)
+found = regression.fit(y, x, ['x'], 'year', np.arange(120) // 12)
+assert found['rows'][0]['low'] < 2 < found['rows'][0]['high']"""),
     "models/tiling.py": ({"numpy"}, """
 import numpy as np, tiling
 image = np.random.rand(1, 70, 90).astype('f4')

@@ -78,17 +78,19 @@ def test_another_size_makes_the_changed_step_and_all_after_it_anew(finished, wor
 def test_dry_run_prints_and_does_nothing(tmp_path):
     said = runbook(DRY_RUN=1, OUT=tmp_path / "run")
     steps = STEP.findall(said)
-    assert [number for number, _, _ in steps] == [str(number) for number in range(1, 13)]
+    assert [number for number, _, _ in steps] == [str(number) for number in range(1, 15)]
     assert all(".venv/bin/python" in line for _, _, line in steps)
     assert not (tmp_path / "run").exists()
 
 
 def test_steps_can_be_chosen(tmp_path):
-    later = [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, FROM=10, OUT=tmp_path / "r"))]
-    assert later == ["10", "11", "12"]
+    later = [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, FROM=12, OUT=tmp_path / "r"))]
+    assert later == ["12", "13", "14"]
     own = STEP.findall(runbook(DRY_RUN=1, DATA=tmp_path, BANDS="vv,elevation", OUT=tmp_path / "r"))
     assert [n for n, _, _ in own] == ["2", "3", "4", "5", "7"] and "--bands vv,elevation" in own[2][2]
     assert [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, ONLY=4, OUT=tmp_path / "r"))] == ["4"]
+    own = STEP.findall(runbook(DRY_RUN=1, DATA=tmp_path, WEATHER="my.csv", OUT=tmp_path / "r"))
+    assert own[-1][:2] == ("9", "climate") and "my.csv" in own[-1][2] and "7_map" in own[-1][2]
 
 
 def test_a_failed_step_stops_the_chain_with_its_code_and_log(tmp_path):
@@ -127,11 +129,13 @@ def test_the_whole_tiny_chain_on_simulated_and_real_pixels(tmp_path):
     cover = list(csv.DictReader((out / "7_map/snow_cover.csv").read_text().splitlines()))
     assert len({row["site"] for row in cover}) == 12 and len({row["date"] for row in cover}) > 15
     assert "simulated" in (out / "2_curate/DATASET_CARD.md").read_text()
+    rows = list(csv.DictReader((out / "9_climate/sources.csv").read_text().splitlines()))
+    assert {row["source"] for row in rows} == {"truth", "unet", "optical"}
 
     assert "a check of the plumbing, not of skill" in said
-    scores = json.loads((out / "12_score/metrics.json").read_text())["scores"]
+    scores = json.loads((out / "14_score/metrics.json").read_text())["scores"]
     assert scores["iou"] is None and scores["f1"] is None and scores["pixels"] > 10000
-    rows = list(csv.DictReader((out / "9_curate/triplets.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((out / "11_curate/triplets.csv").read_text().splitlines()))
     snow = {row["id"]: float(row["snow_fraction"]) for row in rows}
     assert len(snow) == 6
     for name, fraction in snow.items():

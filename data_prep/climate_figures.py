@@ -1,0 +1,335 @@
+"""Figures of the climate analysis at paper width, each as PNG and PDF, from plain arrays and dicts."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import pictures
+
+COLUMN, PAGE = 3.5, 7.16  # inches: one and two columns of an IEEE page
+SEASON_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00")
+SEASON_MARKERS = "os^Dvx"
+LINE, GREY, BAND = "#000000", "#888888", "#BBBBBB"
+SHOWN_POINTS = 4000  # of a scatter; more only blackens it. Lines and figures always use all
+GAP_DAYS = 45  # a line is not drawn across a longer gap
+
+
+def save(fig, path: Path) -> None:
+    """path.png at 300 dpi and path.pdf."""
+    pdf = Path(path).with_suffix(".pdf")
+    with pictures.atomic(pdf) as temporary:
+        fig.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+    pictures.save(fig, Path(path).with_suffix(".png"), dpi=300)
+
+
+def some(count: int) -> np.ndarray:
+    """Indices of at most SHOWN_POINTS points, the same each time."""
+    if count <= SHOWN_POINTS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, SHOWN_POINTS, replace=False))
+
+
+def tidy(axes, grid: str = "both") -> None:
+    """A faint grid behind the data, and 100k for 100000."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.grid(axis=grid, color="#e5e5e5", linewidth=0.5)
+    axes.set_axisbelow(True)
+    for line_of, ends in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if max(map(abs, ends)) >= 5000 and line_of.get_scale() == "linear" and not line_of.have_units():
+            line_of.set_major_formatter(EngFormatter(sep=""))
+
+
+def dots(axes, x, y, seasons, names) -> None:
+    """A scatter coloured by season."""
+    x, y, seasons = (np.asarray(values) for values in (x, y, seasons))
+    shown = some(len(x))
+    for number, name in enumerate(names):
+        here = shown[seasons[shown] == name]
+        colour, marker = SEASON_COLOURS[number % 6], SEASON_MARKERS[number % 6]
+        size = 5 if len(x) < 1500 else 2
+        axes.scatter(x[here], y[here], s=size, c=colour, marker=marker, linewidths=0.3, alpha=0.6, label=name)
+    tidy(axes)
+
+
+def line(axes, slope: float, intercept: float, x, **style) -> None:
+    ends = np.array([np.min(x), np.max(x)], float)
+    axes.plot(ends, intercept + slope * ends, **{"color": LINE, "linewidth": 1.2, **style})
+
+
+def legend(fig, axes, columns: int = 6) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncol=columns, frameon=False, fontsize=7)
+
+
+def scatters(path: Path, rows: list[list[dict]], seasons: list[str], title: str) -> None:
+    """A panel for each variable, one row of panels a treatment (raw above, deseasonalised below).
+
+    rows: lists of panels {x, y, season, xlabel, ylabel, title, [slope, intercept]}.
+    """
+    columns = len(rows[0])
+    fig = pictures.figure(max(COLUMN, min(PAGE * 1.25, 1.75 * columns)), 1.95 * len(rows) + 0.6)
+    fig.suptitle(title, fontsize=8)
+    for axes_row, panels in zip(fig.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for axes, panel in zip(axes_row, panels, strict=True):
+            dots(axes, panel["x"], panel["y"], panel["season"], seasons)
+            if panel.get("slope") is not None:
+                line(axes, panel["slope"], panel["intercept"], panel["x"])
+            axes.set_title(panel["title"], fontsize=6)
+            axes.set_xlabel(panel["xlabel"], fontsize=6.5)
+            axes.set_ylabel(panel["ylabel"], fontsize=6.5)
+            axes.tick_params(labelsize=6)
+    legend(fig, fig.axes[0])
+    save(fig, path)
+
+
+def with_gaps(dates, values) -> tuple[np.ndarray, np.ndarray]:
+    """Dates and values with a NaN put into each gap longer than GAP_DAYS, so that no line crosses it."""
+    dates, values = np.asarray(dates, "datetime64[D]"), np.asarray(values, float)
+    long = np.flatnonzero(np.diff(dates).astype(int) > GAP_DAYS) + 1
+    return np.insert(dates, long, dates[long] - 1), np.insert(values, long, np.nan)
+
+
+def over_time(path: Path, series: dict[str, tuple], lines: dict[str, tuple], ylabel: str, title: str) -> None:
+    """Values against time, a line a site (broken at gaps); `lines`: label -> (dates, values, style)."""
+    fig = pictures.figure(PAGE, 2.4)
+    axes = fig.subplots()
+    thin = len(series) > 3
+    for number, (name, (dates, values)) in enumerate(series.items()):
+        style = {"color": BAND if thin else SEASON_COLOURS[number], "linewidth": 0.4 if thin else 0.8}
+        style |= {} if thin else {"marker": ".", "markersize": 3}
+        axes.plot(
+            *with_gaps(dates, values),
+            label=f"{len(series)} sites" if thin and not number else "_" if thin else name or "snow",
+            **style,
+        )
+    for label, (dates, values, style) in lines.items():
+        axes.plot(*with_gaps(dates, values), label=label, **style)
+    axes.set_ylabel(ylabel)
+    axes.set_title(f"{title}; lines are broken where nothing was seen for over {GAP_DAYS} days", fontsize=7)
+    tidy(axes)
+    axes.legend(fontsize=6, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    save(fig, path)
+
+
+def seasonal(path: Path, panels: list[dict], ylabel: str, title: str) -> None:
+    """Snow against time, a panel a season, with its trend lines.
+
+    panels: {season, years (decimal), values, lines: [(label, slope a year, intercept, style)]}.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    fig = pictures.figure(PAGE, 2.0 * rows + 0.6)
+    fig.suptitle(title, fontsize=8)
+    grid = fig.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+        seasonal_panel(axes, panel, number)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel)
+    save(fig, path)
+
+
+def seasonal_panel(axes, panel: dict, number: int) -> None:
+    colour, marker = SEASON_COLOURS[number % 6], SEASON_MARKERS[number % 6]
+    shown = some(len(panel["years"]))
+    axes.scatter(np.asarray(panel["years"])[shown], np.asarray(panel["values"])[shown], s=5, c=colour,
+                 marker=marker, linewidths=0.3, alpha=0.5)  # fmt: skip
+    for label, slope, intercept, style in panel["lines"]:
+        line(axes, slope, intercept, panel["years"], label=label, **style)
+    axes.set_title(panel["season"], fontsize=7)
+    tidy(axes)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=5.5, frameon=True, framealpha=0.85, edgecolor="none", loc="best")
+
+
+def one_season(path: Path, panel: dict, number: int, ylabel: str, title: str) -> None:
+    """The panel of one season as a figure of column width."""
+    fig = pictures.figure(COLUMN, 2.4)
+    axes = fig.subplots()
+    seasonal_panel(axes, panel, number)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, fontsize=6.5)
+    save(fig, path)
+
+
+def climatology(path: Path, months: dict[str, dict], anomalies: dict[str, tuple], title: str) -> None:
+    """Mean by calendar month with its 10-90 % range (left), and monthly anomalies over time (right).
+
+    months: variable -> {label, month, mean, low, high}; anomalies: variable -> (decimal years, values).
+    """
+    fig = pictures.figure(PAGE, 1.3 * len(months) + 0.5)
+    fig.suptitle(title, fontsize=8)
+    grid = fig.subplots(len(months), 2, squeeze=False, width_ratios=(1, 2), sharex="col")
+    for (name, about), (left, right) in zip(months.items(), grid, strict=True):
+        left.fill_between(about["month"], about["low"], about["high"], color=BAND, alpha=0.6, linewidth=0)
+        left.plot(about["month"], about["mean"], "o-", color="#0072B2", markersize=2.5, linewidth=1)
+        left.set_ylabel(about["label"], fontsize=6)
+        times, values = anomalies[name]
+        width = 0.9 / 12
+        right.bar(times, values, width, color=np.where(np.asarray(values) >= 0, "#D55E00", "#0072B2"))
+        right.axhline(0, color=LINE, linewidth=0.6)
+        for axes in (left, right):
+            axes.tick_params(labelsize=6)
+            tidy(axes)
+    grid[0, 0].set_title("mean of each month; band: 10-90 %", fontsize=6.5)
+    grid[0, 1].set_title("difference from the month's mean (orange above, blue below)", fontsize=6.5)
+    grid[-1, 0].set(xlabel="month", xticks=(1, 4, 7, 10))
+    grid[-1, 1].set_xlabel("year")
+    save(fig, path)
+
+
+def estimates(path: Path, panels: list[dict], title: str) -> None:
+    """Dots with intervals, a panel a group of lines on one axis.
+
+    panels: {title, xlabel, lines: [label], methods: {name: [(estimate, low, high) or None, ...]}}.
+    """
+    heights = [0.16 * len(p["lines"]) * (1 + 0.35 * len(p["methods"])) + 0.75 for p in panels]
+    fig = pictures.figure(PAGE, sum(heights) + 0.5)
+    fig.suptitle(title, fontsize=8)
+    grid = fig.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, panel in zip(grid, panels, strict=True):
+        forest(axes, panel)
+    legend(fig, grid[0], 5)
+    save(fig, path)
+
+
+def forest(axes, panel: dict) -> None:
+    """Dots with intervals: a line of `panel` an estimate, its methods side by side."""
+    count = len(panel["methods"])
+    for number, (name, found) in enumerate(panel["methods"].items()):
+        colour, marker = pictures.METHOD_COLOURS[number % 7], pictures.METHOD_MARKERS[number % 7]
+        offset = (number - (count - 1) / 2) * 0.7 / max(1, count)
+        known = [(k + offset, one) for k, one in enumerate(found) if one is not None]
+        for place, (_, low, high) in known:
+            if low is not None:
+                axes.plot([low, high], [place, place], color=colour, linewidth=1)
+        places, middles = [place for place, _ in known], [one[0] for _, one in known]
+        axes.plot(middles, places, marker, color=colour, markersize=3.5, linestyle="none", label=name)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set_yticks(range(len(panel["lines"])), panel["lines"], fontsize=6.5)
+    axes.set_ylim(len(panel["lines"]) - 0.5, -0.5)
+    axes.set_xlabel(panel["xlabel"], fontsize=7)
+    axes.set_title(panel["title"], fontsize=7, loc="left")
+    tidy(axes, "x")
+
+
+def lags(path: Path, table: dict[str, list[tuple]], title: str) -> None:
+    """Correlation of anomalies with what came before; table: variable -> [(days, r, low, high)]."""
+    fig = pictures.figure(PAGE, 2.6)
+    axes = fig.subplots()
+    for number, (name, found) in enumerate(table.items()):
+        days = np.array([one[0] for one in found], float) * (1 + 0.02 * (number - len(table) / 2))
+        middle = np.array([one[1] for one in found], float)
+        ends = np.array([(one[2], one[3]) for one in found], float).T
+        colour, marker = pictures.METHOD_COLOURS[number % 7], pictures.METHOD_MARKERS[number % 7]
+        axes.errorbar(days, middle, np.abs(ends - middle), color=colour, fmt=f"{marker}-", markersize=3.5,
+                      linewidth=0.9, elinewidth=0.7, label=name)  # fmt: skip
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    ticks = sorted({int(one[0]) for found in table.values() for one in found})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(day) for day in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="days that end with the date of the snow cover", ylabel="r with snow (anomalies), 95 %")
+    axes.set_title(title, fontsize=7)
+    tidy(axes)
+    axes.legend(fontsize=6.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    save(fig, path)
+
+
+def diagnostics(path: Path, fitted, residuals, acf, acf_limit: float, cooks, dates, checks: list[str],
+                title: str) -> None:  # fmt: skip
+    """Residuals of a regression: against fitted values, normal quantiles, autocorrelation, influence."""
+    from scipy import stats
+
+    fig = pictures.figure(PAGE, 4.9)
+    fig.suptitle(title, fontsize=8)
+    (a, b), (c, d) = fig.subplots(2, 2)
+    shown = some(len(fitted))
+    a.scatter(np.asarray(fitted)[shown], np.asarray(residuals)[shown], s=4, c="#0072B2", alpha=0.5)
+    a.axhline(0, color=GREY, linewidth=0.8)
+    a.set(xlabel="fitted anomaly of snow", ylabel="residual")
+    quantiles, ordered = stats.probplot(residuals, fit=False)
+    b.plot(quantiles[shown], ordered[shown], ".", color="#0072B2", markersize=3)
+    deviation = np.std(residuals)
+    b.plot(quantiles, deviation * quantiles, color=LINE, linewidth=0.8)
+    b.set(xlabel="normal quantile", ylabel="residual")
+    places = np.arange(1, len(acf) + 1)
+    c.bar(places, acf, 0.6, color="#0072B2")
+    c.axhspan(-acf_limit, acf_limit, color=BAND, alpha=0.5, linewidth=0)
+    c.axhline(0, color=GREY, linewidth=0.8)
+    c.set(xlabel="lag, dates of a site in order", ylabel="autocorrelation of residuals")
+    c.set_title("grey: 95 % of white noise", fontsize=6.5)
+    d.plot(
+        np.asarray(dates, "datetime64[D]")[shown],
+        np.asarray(cooks)[shown],
+        ".",
+        color="#0072B2",
+        markersize=3,
+    )
+    d.set(xlabel="date", ylabel="Cook's distance")
+    d.tick_params(axis="x", labelsize=6)
+    for axes in (a, b, c, d):
+        tidy(axes)
+    fig.supxlabel("\n".join(checks), fontsize=6.5)
+    save(fig, path)
+
+
+def snow_season(path: Path, frame: list[dict], title: str) -> None:
+    """First and last snow and length of season, by hydrological year: a line a site, or quartiles of many.
+
+    frame: rows {site, hydrological_year, first_day, last_day, season_days}, days counted from its first day.
+    """
+    fig = pictures.figure(PAGE, 2.3)
+    fig.suptitle(title, fontsize=8)
+    sites = sorted({row["site"] for row in frame})
+    labels = {"first_day": "first snow", "last_day": "last snow", "season_days": "length of season"}
+    for axes, (column, label) in zip(fig.subplots(1, 3), labels.items(), strict=True):
+        years = sorted({row["hydrological_year"] for row in frame})
+        known = {
+            y: [r[column] for r in frame if r["hydrological_year"] == y and r[column] is not None]
+            for y in years
+        }
+        if len(sites) <= 3:
+            for number, site in enumerate(sites):
+                own = [r for r in frame if r["site"] == site and r[column] is not None]
+                axes.plot([r["hydrological_year"] for r in own], [r[column] for r in own], "o-", markersize=3,
+                          color=SEASON_COLOURS[number], linewidth=0.8, label=site or "snow")  # fmt: skip
+        else:
+            have = [y for y in years if known[y]]
+            quartiles = np.array([np.percentile(known[y], (25, 50, 75)) for y in have]).reshape(-1, 3).T
+            axes.fill_between(have, quartiles[0], quartiles[2], color=BAND, alpha=0.6, linewidth=0)
+            axes.plot(have, quartiles[1], "o-", color="#0072B2", markersize=3, linewidth=1)
+            axes.set_title(
+                f"median and quartiles of up to {max(map(len, known.values()), default=0)} sites", fontsize=6
+            )
+        start = "" if column == "season_days" else "\nfrom the year's start"
+        axes.set_ylabel(f"{label}, days{start}", fontsize=7)
+        axes.set_xlabel("hydrological year")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        tidy(axes)
+    save(fig, path)
+
+
+def by_source(
+    path: Path, climatologies: dict[str, tuple], panels: list[dict], ylabel: str, title: str
+) -> None:
+    """What the origin of the masks does to the answer: months on the left, slopes on the right.
+
+    climatologies: source -> (months, mean snow); panels as in `estimates`, methods being the sources.
+    """
+    fig = pictures.figure(PAGE, 0.9 + 1.5 * len(panels))
+    fig.suptitle(title, fontsize=8)
+    left, right = fig.subfigures(1, 2, width_ratios=(1, 1.6))
+    axes = left.subplots()
+    for number, (name, (months, means)) in enumerate(climatologies.items()):
+        style = {"color": pictures.METHOD_COLOURS[number % 7], "marker": pictures.METHOD_MARKERS[number % 7]}
+        axes.plot(months, means, markersize=3, linewidth=1, label=name, **style)
+    axes.set(xlabel="month", ylabel=ylabel, xticks=(1, 4, 7, 10))
+    axes.set_title("mean of each month", fontsize=7, loc="left")
+    tidy(axes)
+    axes.legend(fontsize=6.5, frameon=False)
+    for place, panel in zip(right.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        forest(place, panel)
+    save(fig, path)

@@ -1,0 +1,456 @@
+"""Everything the climate analysis writes: tidy tables, LaTeX, results.json and the figures."""
+
+import numpy as np
+import pandas as pd
+
+from data_prep import climate_figures, series
+from data_prep.runs import write_csv, write_json, write_text
+
+NAMES = {
+    "temperature_2m_max": "maximum temperature",
+    "temperature_2m_min": "minimum temperature",
+    "temperature_2m_mean": "mean temperature",
+    "precipitation_sum": "precipitation",
+    "rain_sum": "rain",
+    "snowfall_sum": "snowfall",
+    "relative_humidity_2m_mean": "relative humidity",
+    "shortwave_radiation_sum": "shortwave radiation",
+    "wind_speed_10m_max": "maximum wind",
+}
+ORIGINAL = ("temperature_2m_max", "temperature_2m_min", "precipitation_sum", "snowfall_sum",
+            "relative_humidity_2m_mean")  # fmt: skip
+COLUMNS = {
+    "associations": (
+        "variable", "treatment", "row", "n", "n_eff", "r", "r_low", "r_high", "r2", "slope", "slope_low",
+        "slope_high", "unit", "intercept", "p", "p_corrected", "errors", "groups", "dof", "p_effective_n",
+        "detectable_r", "why_not",
+    ),
+    "seasonal": (
+        "season", "method", "default", "years", "points", "n", "slope", "slope_low", "slope_high", "unit",
+        "p", "p_corrected", "tau", "detectable", "tied", "intercept", "why_not",
+    ),
+    "trends": (
+        "series", "season", "method", "default", "years", "points", "n", "slope", "slope_low", "slope_high",
+        "unit", "p", "p_corrected", "tau", "detectable", "tied", "intercept", "why_not",
+    ),
+    "regression": (
+        "name", "method", "default", "coefficient", "standard_error", "low", "high", "unit", "p",
+        "p_corrected", "dof", "standardised", "partial_r2", "vif",
+    ),
+    "vif": ("variable", "treatment", "vif", "why_not"),
+}  # fmt: skip
+COLUMNS["lags"] = COLUMNS["associations"]
+LINE = {"color": "#000000", "linewidth": 1.2}
+DASHED = {"color": "#D55E00", "linewidth": 1.0, "linestyle": "--"}
+
+
+# ---- words -------------------------------------------------------------------------------------------------
+
+
+def words(name: str) -> str:
+    """What a variable or a lagged predictor is called in figures and tables."""
+    base, sign, days = name.rpartition("_")
+    if name in NAMES or not sign:
+        return NAMES.get(name, name)
+    if days.endswith("d") and days[:-1].isdigit():
+        return f"{NAMES.get(base, base.replace('_', ' '))}, {days[:-1]} days"
+    return name.replace("_", " ")
+
+
+def unit_of(name: str, units: dict) -> str:
+    """Unit of a variable or of a lagged predictor."""
+    if name == "year":
+        return "year"
+    if name.startswith("degree_days"):
+        return "K day"
+    if name == "snowfall_since_october":
+        return units.get("snowfall_sum", "")
+    known = [variable for variable in units if name == variable or name.startswith(f"{variable}_")]
+    return units[max(known, key=len)] if known else ""
+
+
+def snow_words(tables) -> str:
+    return "snow pixels" if tables.response == "snow_pixel_count" else "snow fraction"
+
+
+def origin(tables) -> str:
+    """ " (simulated data)" where any part of the data says so, for titles."""
+    said = [str(place.get("source", "")) for place in tables.places.values()] + [
+        getattr(tables, "about_weather", "")
+    ]
+    simulated = any("simulated" in text.lower() for text in said)
+    return " (simulated data)" if simulated else ""
+
+
+# ---- tables ------------------------------------------------------------------------------------------------
+
+
+def with_units(table: str, rows: list[dict], tables) -> list[dict]:
+    """The rows with the unit of their slope or coefficient."""
+    snow, told = snow_words(tables), []
+    for row in rows:
+        if table in ("seasonal", "trends"):
+            name = row.get("series", "snow")
+            unit = f"{snow if name == 'snow' else unit_of(name, tables.units)} a decade"
+        else:
+            name = row.get("variable") or row.get("name") or ""
+            unit = f"{snow} per {unit_of(name, tables.units)}"
+        told.append({**row, "unit": unit})
+    return told
+
+
+def latex(path, frame: pd.DataFrame, caption: str, label: str) -> None:
+    """A booktabs table ready for a manuscript; text is escaped."""
+    text = frame.to_latex(
+        index=False, escape=True, na_rep="--", caption=caption, label=f"tab:{label}", position="t",
+        column_format="l" * frame.shape[1],
+    )  # fmt: skip
+    write_text(path, text)
+
+
+def figure_of(value, digits: int = 3) -> str:
+    if value is None or not np.isfinite(value):
+        return "--"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+
+
+def between(row: dict, middle: str, low: str, high: str, digits: int = 3) -> str:
+    if row.get(middle) is None:
+        return row.get("why_not", "--")
+    return f"{figure_of(row[middle], digits)} [{figure_of(row[low], digits)}, {figure_of(row[high], digits)}]"
+
+
+def latex_tables(out, found, tables, model) -> None:
+    folder, snow = out / "tables", snow_words(tables)
+    folder.mkdir(exist_ok=True)
+    n = f"95 % intervals in brackets{origin(tables)}."
+    rows = [
+        {"Variable": words(r["variable"]), "Values": r["treatment"], "A row is": "a " + r["row"],
+         "n": r["n"], "n eff": figure_of(r.get("n_eff")), "r": between(r, "r", "r_low", "r_high"),
+         "Slope": between(r, "slope", "slope_low", "slope_high"), "p": figure_of(r.get("p"), 2),
+         "p (BH)": figure_of(r.get("p_corrected"), 2)}
+        for r in found["associations"]
+    ]  # fmt: skip
+    plain_latex(
+        folder, "associations", rows, f"Association of {snow} with weather, raw and deseasonalised; {n}"
+    )
+    rows = [
+        {"Season": r["season"], "Method": r["method"], "Years": r.get("years") or r.get("points"),
+         "Slope a decade": between(r, "slope", "slope_low", "slope_high"), "p": figure_of(r.get("p"), 2),
+         "p (BH)": figure_of(r.get("p_corrected"), 2), "Detectable": figure_of(r.get("detectable"))}
+        for r in found["seasonal"]
+    ]  # fmt: skip
+    plain_latex(folder, "seasonal", rows, f"Trend of {snow} by season; {n}")
+    rows = [
+        {"Series": words(r["series"]), "Months": r["season"], "Method": r["method"],
+         "Slope a decade": between(r, "slope", "slope_low", "slope_high"), "p": figure_of(r.get("p"), 2),
+         "p (BH)": figure_of(r.get("p_corrected"), 2), "Detectable": figure_of(r.get("detectable"))}
+        for r in found["trends"]
+        if r["series"] == "snow" or r.get("default")
+    ]  # fmt: skip
+    plain_latex(folder, "trends", rows, f"Trends; {n}")
+    rows = [
+        {"Predictor": words(r["name"]), "Coefficient": between(r, "coefficient", "low", "high"),
+         "Standardised": figure_of(r.get("standardised")), "p": figure_of(r["p"], 2),
+         "p (BH)": figure_of(r.get("p_corrected"), 2), "Partial R2": figure_of(r.get("partial_r2")),
+         "VIF": figure_of(r.get("vif"))}
+        for r in found["regression"]
+        if r["default"]
+    ]  # fmt: skip
+    skill = model.get("leave_one_year_out", {}).get("r2")
+    about = f"R2 {figure_of(model.get('r2'))}, on years left out {figure_of(skill)}, n = {model.get('n', 0)}"
+    plain_latex(folder, "regression", rows, f"Regression of {snow} anomalies; {about}; {n}")
+
+
+def plain_latex(folder, name: str, rows: list[dict], caption: str) -> None:
+    if rows:
+        latex(folder / f"{name}.tex", pd.DataFrame(rows), caption, name)
+
+
+def write(args, tables, rows, found, model, checks, tests, answers, sources, notes) -> None:
+    """Write every table and figure of the analysis into args.out."""
+    out = args.out
+    told = {name: with_units(name, table, tables) for name, table in found.items()}
+    for name, table in told.items():
+        write_csv(out / f"{name}.csv", COLUMNS[name], table)
+    write_csv(out / "tests.csv", ("table", "of", "how", "default", "p", "p_corrected"), tests)
+    kept = (
+        "claim",
+        "verdict",
+        "estimate",
+        "unit",
+        "p",
+        "p_corrected",
+        "smallest_detectable",
+        "worth",
+        "n",
+        "in_words",
+    )
+    write_csv(out / "verdicts.csv", kept, answers)
+    write_csv(out / "dropped.csv", ("file", "line", "site", "date", "reason"), tables.dropped)
+    write_csv(out / "gaps.csv", tuple(tables.gaps[0]), tables.gaps)
+    dated = rows.assign(date=rows["date"].dt.strftime("%Y-%m-%d"))
+    write_csv(
+        out / "joined.csv", list(dated), dated.astype(object).where(dated.notna(), None).to_dict("records")
+    )
+    months = monthly_table(rows, tables)
+    write_csv(
+        out / "monthly.csv",
+        list(months),
+        months.astype(object).where(months.notna(), None).to_dict("records"),
+    )
+    latex_tables(out, found, tables, model)
+    seasons = snow_seasons(args, rows, tables, notes)
+    compared = None if sources is None else sources["table"]
+    if compared:
+        columns = list(dict.fromkeys(key for row in compared for key in row))
+        write_csv(out / "sources.csv", columns, compared)
+    everything = {**told, "model": model, "tests": tests, "verdicts": answers, "notes": notes}
+    everything |= {"units": tables.units, "gaps": tables.gaps, "snow_season": seasons, "sources": compared}
+    write_json(out / "results.json", everything)
+    draw(args, tables, rows, found, model, checks, seasons, sources)
+
+
+def monthly_table(rows, tables) -> pd.DataFrame:
+    """Monthly means of snow and weather a site, and their anomalies."""
+    columns = ["snow", *tables.variables]
+    months = series.monthly(rows, columns)
+    less = months[columns] - months.groupby(["site", "month"])[columns].transform("mean")
+    return pd.concat([months, less.add_suffix("_anomaly")], axis=1)
+
+
+def snow_seasons(args, rows, tables, notes) -> list[dict]:
+    """snow_season.csv of fractions; counts of pixels do not say how much of the ground is snow."""
+    if tables.response != "snow_fraction":
+        notes.append("First and last snow need a snow fraction: left out for counts of pixels.")
+        return []
+    frame = series.snow_season(rows, args.snow_season_fraction, southern=args.southern)
+    start = pd.to_datetime(
+        {"year": frame["hydrological_year"] - 1 , "month": 4 if args.southern else 10, "day": 1}
+    )  # fmt: skip
+    for name in ("first", "last"):
+        frame[f"{name}_day"] = (frame[f"{name}_snow"] - start).dt.days + 1
+        frame[f"{name}_snow"] = frame[f"{name}_snow"].dt.strftime("%Y-%m-%d")
+    table = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    write_csv(args.out / "snow_season.csv", list(frame), table)
+    return table
+
+
+# ---- figures -----------------------------------------------------------------------------------------------
+
+
+def draw(args, tables, rows, found, model, checks, seasons, sources) -> None:
+    out, months = args.out, list(args.months)
+    snow, end = snow_words(tables), origin(tables)
+    shown = [name for name in ORIGINAL if name in tables.variables] or list(tables.variables)[:5]
+    scatter_figures(args, tables, rows, found["associations"], shown, months)
+    title = f"{snow.capitalize()} over time{end}"
+    climate_figures.over_time(out / "snow_pixels_over_time", *lines_of(tables, rows, "snow"), snow, title)
+    if "temperature_2m_max" in tables.variables:
+        temperature_figures(args, tables, rows, found["trends"])
+    seasonal_figures(args, tables, rows, found["seasonal"])
+    climatology_figure(out, tables, rows, shown)
+    trend_figure(out, tables, found)
+    draw_lags(out, tables, found, shown)
+    if checks is not None:
+        limit = 1.96 / np.sqrt(len(checks["residuals"]))
+        lines = [
+            f"Durbin-Watson {figure_of(model['durbin_watson'])}, autocorrelation at one date "
+            f"{figure_of(model['r1'], 2)}, Ljung-Box p {figure_of(model['ljung_box_p'], 2)}; "
+            f"Jarque-Bera p {figure_of(model['jarque_bera_p'], 2)}",
+            f"most influence: {', '.join(model['influential'][:4]) or 'none above 4/n'}",
+        ]
+        title = f"Residuals of {snow} on {', '.join(words(n) for n in model['predictors'])}{end}"
+        climate_figures.diagnostics(
+            out / "diagnostics", checks["fitted"], checks["residuals"], checks["autocorrelation"], limit,
+            checks["cooks_distance"], checks["date"], lines, title,
+        )  # fmt: skip
+    if any(row["first_day"] is not None or row["snow_days"] is not None for row in seasons):
+        what = f"snow on at least {args.snow_season_fraction:.0%} of the ground"
+        climate_figures.snow_season(out / "snow_season", seasons, f"Snow season: {what}{end}")
+    if sources is not None:
+        draw_sources(args, tables, sources)
+
+
+def scatter_figures(args, tables, rows, table, shown, seasons) -> None:
+    """The original's two scatter figures: with lines, raw above deseasonalised, and without."""
+    snow, panels = snow_words(tables), []
+    for treatment in ("raw", "deseasonalised"):
+        values = rows if treatment == "raw" else series.anomalies(rows, ["snow", *shown])
+        season = series.season_of(rows["date"], args.months)
+        line_of = {r["variable"]: r for r in table if r["treatment"] == treatment and r["row"] == "row"}
+        panels.append([panel(args, values, name, season, line_of[name], tables, treatment) for name in shown])
+    what = f"A point is a {'site and date' if tables.named_sites else 'row: an unnamed place on a date'}"
+    title = f"{snow.capitalize()} against weather. {what}; least-squares lines{origin(tables)}"
+    climate_figures.scatters(args.out / "snow_vs_climate_scatter_with_regression", panels, seasons, title)
+    bare = [
+        [{**one, "slope": None, "title": words(name)} for one, name in zip(panels[0], shown, strict=True)]
+    ]
+    title = f"{snow.capitalize()} and weather, as observed. {what}{origin(tables)}"
+    climate_figures.scatters(args.out / "climate_vs_snow_pixels", bare, seasons, title)
+
+
+def panel(args, values, name, season, row, tables, treatment) -> dict:
+    x, y = values[name].to_numpy(), values["snow"].to_numpy()
+    label, snow = f"{words(name)} ({tables.units[name]})", snow_words(tables)
+    if treatment == "deseasonalised":
+        label, snow = f"{label},\nanomaly", f"{snow}, anomaly"
+    if "why_not" in row:
+        text, slope, intercept = f"{treatment}: {row['why_not']}", None, None
+    else:
+        text = f"{treatment}\nr {row['r']:.3f}, n {row['n']}, n_eff {row['n_eff']:.0f}"
+        slope, intercept = np.polyfit(y, x, 1) if args.original_axes else np.polyfit(x, y, 1)
+    if args.original_axes:
+        x, y, label, snow = y, x, snow, label
+    return {"x": x, "y": y, "season": season, "xlabel": label, "ylabel": snow, "title": text, "slope": slope,
+            "intercept": intercept}  # fmt: skip
+
+
+def lines_of(tables, rows, name: str) -> tuple[dict, dict]:
+    """The series of each site, and of many their monthly mean; of unnamed places the mean of each date."""
+    if not tables.named_sites:
+        mean = series.per_date_means(rows)
+        return {"mean of each date": (mean["date"], mean[name])}, {}
+    own = {site: (part["date"], part[name]) for site, part in rows.groupby("site")}
+    mean = series.monthly(rows, [name]).groupby(["year", "month"])[name].mean()
+    dates = [np.datetime64(f"{year}-{month:02d}-15") for year, month in mean.index]
+    return own, {"their monthly mean": (dates, mean.to_numpy(), LINE)} if len(own) > 3 else {}
+
+
+def temperature_figures(args, tables, rows, table) -> None:
+    """Maximum temperature over time, and its annual means with the lines of its trend."""
+    name, end = "temperature_2m_max", origin(tables)
+    label = f"{words(name)} ({tables.units[name]})"
+    title = f"{words(name).capitalize()} over time, on dates of snow cover{end}"
+    climate_figures.over_time(args.out / "max_temp_time", *lines_of(tables, rows, name), label, title)
+    yearly = rows.groupby(rows["date"].dt.year)[name].mean()
+    lines = []
+    for row in table:
+        known = row["series"] == name and "slope" in row
+        if known and row["season"] == "annual means over rows":
+            style = LINE if row["method"] == "least squares" else DASHED
+            middle = yearly.mean() - row["slope"] / 10 * np.mean(yearly.index) if style is LINE else \
+                yearly.median() - row["slope"] / 10 * np.median(yearly.index)  # fmt: skip
+            text = f"{row['method']}: {row['slope']:+.2g} {tables.units[name]} a decade, p {row['p']:.2g}"
+            lines.append((text, row["slope"] / 10, middle, style))
+    one = {"season": "", "years": yearly.index.to_numpy(float), "values": yearly.to_numpy(), "lines": lines}
+    title = f"Annual means of {words(name)} over rows, {len(yearly)} years{end}"
+    climate_figures.one_season(args.out / "max_temp_regression", one, 0, label, title)
+
+
+def seasonal_figures(args, tables, rows, table) -> None:
+    snow, end, panels = snow_words(tables), origin(tables), []
+    named = series.season_of(rows["date"], args.months)
+    for season in args.months:
+        here = rows[named == season]
+        years = here["date"].dt.year.to_numpy() + here["date"].dt.day_of_year.to_numpy() / 365.25
+        lines = []
+        for row in table:
+            if row["season"] != season or "slope" not in row:
+                continue
+            text = f"{figure_of(row['slope'])} a decade, p {row['p']:.2g}"
+            if row["default"]:
+                middle = float(here["snow"].median() - row["slope"] / 10 * np.median(years))
+                lines.append((f"seasonal Sen: {text}", row["slope"] / 10, middle, LINE))
+            elif "day / 365.25" in row["method"]:
+                lines.append(
+                    (f"least squares over rows: {text}", row["slope"] / 10, row["intercept"], DASHED)
+                )
+        if len(here):
+            panels.append(
+                {"season": season, "years": years, "values": here["snow"].to_numpy(), "lines": lines}
+            )
+    title = f"{snow.capitalize()} by season{end}"
+    climate_figures.seasonal(args.out / "seasonal_regression_plots", panels, snow, title)
+    for number, one in enumerate(panels):
+        path = args.out / f"{one['season'].capitalize()}_regression_plot"
+        climate_figures.one_season(path, one, number, snow, f"{snow.capitalize()}, {one['season']}{end}")
+
+
+def climatology_figure(out, tables, rows, shown) -> None:
+    months, about, less = series.monthly(rows, ["snow", *shown]), {}, {}
+    units = {"snow": snow_words(tables)} | {name: f"{words(name)} ({tables.units[name]})" for name in shown}
+    for name in units:
+        grouped = months.groupby("month")[name]
+        mean = grouped.mean()
+        about[name] = {"label": units[name], "month": mean.index, "mean": mean, "low": grouped.quantile(0.1),
+                       "high": grouped.quantile(0.9)}  # fmt: skip
+        anomaly = months[name] - months.groupby(["site", "month"])[name].transform("mean")
+        by_month = anomaly.groupby([months["year"], months["month"]]).mean()
+        times = [year + (month - 0.5) / 12 for year, month in by_month.index]
+        less[name] = times, by_month.to_numpy()
+    places = f"{rows['site'].nunique()} sites" if tables.named_sites else "all places"
+    title = f"Monthly means of {places} and their anomalies{origin(tables)}"
+    climate_figures.climatology(out / "climatology", about, less, title)
+
+
+def trend_figure(out, tables, found) -> None:
+    """Trend of snow by season and by method, with what could have been detected."""
+    snow = snow_words(tables)
+    default = [r for r in (*found["seasonal"], *found["trends"]) if r.get("default") and "slope" in r
+               and r.get("series", "snow") == "snow"]  # fmt: skip
+    others = [r for r in found["trends"] if r["series"] == "snow" and "slope" in r and not r["default"]]
+    if not default:
+        return
+    ends = [(r["slope"], r["slope_low"], r["slope_high"]) for r in default]
+    reach = [(0.0, -r["detectable"], r["detectable"]) for r in default]
+    panels = [{
+        "title": f"{default[0]['method']}", "xlabel": f"{snow} a decade, 95 % interval",
+        "lines": [f"{r['season']} (p {r['p']:.2g}, {r['years']} years)" for r in default],
+        "methods": {"trend": ends, "smaller than detectable (80 % power)": reach},
+    }]  # fmt: skip
+    if others:
+        panels.append({
+            "title": "all months by other methods", "xlabel": f"{snow} a decade, 95 % interval",
+            "lines": [f"{r['method']}, {r['season']}" for r in others],
+            "methods": {"trend": [(r["slope"], r["slope_low"], r["slope_high"]) for r in others]},
+        })  # fmt: skip
+    climate_figures.estimates(out / "trends", panels, f"Trend of {snow}{origin(tables)}")
+
+
+def draw_lags(out, tables, found, shown) -> None:
+    table = {}
+    for row in (*found["associations"], *found["lags"]):
+        base, _, days = row["variable"].rpartition("_")
+        lag = base in shown and days.endswith("d") and days[:-1].isdigit()
+        if lag and row["treatment"] == "deseasonalised" and "r" in row:
+            table.setdefault(words(base), []).append((int(days[:-1]), row["r"], row["r_low"], row["r_high"]))
+    table = {name: sorted(ends) for name, ends in table.items() if len(ends) > 1}
+    if table:
+        title = f"How long back the weather counts{origin(tables)}"
+        climate_figures.lags(out / "lags", table, title)
+
+
+def draw_sources(args, tables, sources) -> None:
+    snow, table = snow_words(tables), sources["table"]
+    names = list(sources["climatology"])
+    asked = {row["variable"]: None for row in table if row["question"] == "association"}
+
+    def ends(source, **wanted):
+        row = next(
+            r for r in table if r["source"] == source and all(r.get(k) == v for k, v in wanted.items())
+        )
+        return (
+            (row["a_deviation"], row["a_deviation_low"], row["a_deviation_high"])
+            if "a_deviation" in row
+            else None
+        )
+
+    panels = [{
+        "title": "association of anomalies",
+        "xlabel": f"{snow} per SD of the weather's anomaly, 95 %",
+        "lines": [words(name) for name in asked],
+        "methods": {s: [ends(s, variable=name) for name in asked] for s in names},
+    }]  # fmt: skip
+    trends = [row for row in table if row["question"] == "season" and "slope" in row]
+    if trends:
+        seasons = list(dict.fromkeys(row["season"] for row in trends))
+        slope = {(r["source"], r["season"]): (r["slope"], r["slope_low"], r["slope_high"]) for r in trends}
+        panels.append({
+            "title": "trend", "xlabel": f"{snow} a decade, 95 %", "lines": seasons,
+            "methods": {s: [slope.get((s, season)) for season in seasons] for s in names},
+        })  # fmt: skip
+    title = (
+        f"What the masks' origin does to the answer: {sources['n']} sites and dates in all{origin(tables)}"
+    )
+    climate_figures.by_source(args.out / "sources", sources["climatology"], panels, snow, title)

@@ -1,0 +1,201 @@
+"""The tests of a climate analysis as rows of figures: associations, trends, one regression with its checks.
+
+Arrays in, dicts out. What cannot be computed is a row with `why_not`, a sentence, and no figures. A row with
+`default` holds what the analysis goes by; the others stand beside it. Needs numpy, scipy and statsmodels, and
+trends.py and regression.py beside it.
+"""
+
+import numpy as np
+from scipy import stats
+
+from models import regression, trends
+
+DEFAULT_TREND = "seasonal Mann-Kendall and Sen, Hirsch-Slack covariance"
+MOST_TIED = (
+    0.25  # of the pairs of years; beyond it Sen's slope is drawn to 0 (tried with months clipped at 0)
+)
+FEWEST_POINTS = 4  # of a line through annual values; three leave one degree of freedom
+
+
+def association(snow, weather, site, order, groups, errors: str, months=None) -> dict:
+    """Slope of snow (n) on weather (n) with errors by regression.fit, r with its effective n.
+
+    site, order (n): which rows follow each other; groups (n): of the errors; months (n): code of the site and
+    calendar month whose means are taken off, None for the raw values. detectable_r: the smallest r that the
+    test of the slope would have found with 80 % power.
+    """
+    try:
+        line = regression.fit(snow, weather, ["weather"], errors, groups, order, within=months)
+        r = regression.correlation(weather, snow, site, order, months)
+    except ValueError as error:
+        return {"n": len(snow), "why_not": str(error)}
+    slope = line["rows"][0]
+    smallest = trends.smallest_detectable(slope["low"], slope["high"], dof=slope["dof"])
+    return {
+        "n": len(snow), "n_eff": r["n_eff"], "r": r["r"], "r_low": r["low"], "r_high": r["high"],
+        "r2": r["r"] ** 2, "slope": slope["coefficient"], "slope_low": slope["low"],
+        "slope_high": slope["high"],
+        "intercept": line["intercept"], "p": slope["p"], "dof": slope["dof"], "errors": errors,
+        "groups": line["groups"], "p_effective_n": r["p"],
+        "detectable_r": abs(float(smallest) * r["r"] / slope["coefficient"]),
+    }  # fmt: skip
+
+
+# ---- trends, all slopes a decade ---------------------------------------------------------------------------
+
+
+def a_decade(found: dict) -> dict:
+    ends = (("slope", "slope"), ("slope_low", "low"), ("slope_high", "high"))
+    return {name: 10 * float(found[end]) for name, end in ends}
+
+
+def trend(values, times) -> dict:
+    """The default test of values (sites, years, months) at decimal years: all sites' months as one family."""
+    pooled, when = by_year(values), by_year(times)
+    years = int(np.isfinite(pooled).any(axis=1).sum())
+    about = {"method": DEFAULT_TREND, "default": True, "years": years, "n": int(np.isfinite(pooled).sum())}
+    if years < trends.MIN_YEARS:
+        return {**about, "why_not": f"{years} years; a trend needs {trends.MIN_YEARS} or more"}
+    sen = trends.seasonal_sen(pooled, when, cycle=values.shape[2])
+    if not np.isfinite([sen["p"], sen["low"], sen["high"]]).all():
+        return {**about, "why_not": "too few values, or values that never differ: nothing to test"}
+    smallest = 10 * float(trends.smallest_detectable(sen["low"], sen["high"], dof=sen["dof"]))
+    tau = float(trends.seasonal_kendall(pooled)["tau"])
+    more = {"detectable": smallest, "tied": float(sen["tied"])}
+    return {**about, "tau": tau, "p": float(sen["p"]), **a_decade(sen), **more}
+
+
+def by_year(values) -> np.ndarray:
+    """(years, sites * months) of (sites, years, months)."""
+    return np.moveaxis(values, 0, 1).reshape(values.shape[1], -1)
+
+
+def other_trends(values, times, seed: int, resamples: int) -> list[dict]:
+    """What else is in use, beside the default; error rates of each: bench/results/climate_errors.md."""
+    pooled, when = by_year(values), by_year(times)
+    sen, blocks = (
+        trends.seasonal_sen(pooled, when),
+        trends.year_block_bootstrap(pooled, when, seed, resamples),
+    )
+    plain, published = trends.seasonal_kendall(pooled, correlated=False), trends.seasonal_kendall(pooled)
+    # The rest know one series only: the mean anomaly of all sites, month by month.
+    less = mean_of_sites(values - np.nanmean(values, axis=1, keepdims=True)).ravel()
+    time = mean_of_sites(np.where(np.isfinite(values), times, np.nan)).ravel()
+    effective, hamed_rao = trends.effective_n_trend(less, time), trends.hamed_rao(less, time)
+    found = [
+        {"method": "seasonal Sen, year-block bootstrap", **a_decade({**sen, **blocks})},
+        {"method": "seasonal Mann-Kendall, Hirsch-Slack as published", **tested(published)},
+        {"method": "seasonal Mann-Kendall, months independent", **tested(plain)},
+        {"method": "Mann-Kendall of anomalies", **tested(trends.mann_kendall(less))},
+        {"method": "Mann-Kendall of anomalies, Hamed-Rao", **tested(hamed_rao), **a_decade(hamed_rao)},
+        {"method": "least squares, effective n", "p": p_of(effective), **a_decade(effective)},
+    ]
+    known = np.isfinite(less)
+    for method, errors in (("least squares", "ols"), ("least squares, Newey-West", "hac")):
+        row = regression.fit(less[known], time[known], ["year"], errors, order=time[known])["rows"][0]
+        found.append({"method": method, "p": row["p"], **a_decade({**row, "slope": row["coefficient"]})})
+    return [{"default": False, **row} for row in found]
+
+
+def tested(found: dict) -> dict:
+    return {"tau": float(found["tau"]), "p": p_of(found)}
+
+
+def p_of(found: dict) -> float | None:
+    return float(found["p"]) if np.isfinite(found["p"]) else None
+
+
+def mean_of_sites(values) -> np.ndarray:
+    """(years, months) of (sites, years, months); NaN where no site has a value."""
+    known = np.isfinite(values).sum(axis=0)
+    return np.where(known, np.nansum(values, axis=0) / np.maximum(known, 1), np.nan)
+
+
+def straight(x, y) -> dict:
+    """Least-squares line of y (n) on years x (n) with its classic p and interval, a decade."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if len(x) < FEWEST_POINTS or np.ptp(x) == 0:
+        return {"points": len(x), "why_not": f"{len(x)} points are too few for a line"}
+    line = stats.linregress(x, y)
+    half = stats.t.ppf(0.975, len(x) - 2) * line.stderr
+    ends = a_decade({"slope": line.slope, "low": line.slope - half, "high": line.slope + half})
+    return {"points": len(x), "p": float(line.pvalue), **ends, "intercept": float(line.intercept)}
+
+
+def annual(years, values) -> list[dict]:
+    """Annual values: Kendall's tau (exact p without ties), Theil-Sen, a least-squares line."""
+    years, values = np.asarray(years, float), np.asarray(values, float)
+    about = {"years": len(years), "default": False}
+    if len(years) < FEWEST_POINTS:
+        return [{**about, "method": "Theil-Sen", "why_not": f"{len(years)} years are too few for a line"}]
+    kendall, sen = stats.kendalltau(years, values), stats.theilslopes(values, years)
+    ends = a_decade({"slope": sen.slope, "low": sen.low_slope, "high": sen.high_slope})
+    tau = {"tau": float(kendall.statistic), "p": float(kendall.pvalue)}
+    return [
+        {**about, "method": "Kendall's tau, Theil-Sen", **tau, **ends},
+        {**about, "method": "least squares", **straight(years, values)},
+    ]
+
+
+# ---- one regression ----------------------------------------------------------------------------------------
+
+
+def multiple(snow, x, names, site, order, year, calendar_month, months, errors: str):
+    """Regression of snow (n) on x (n, k) with the means of `months` (n, code of site and month) taken off.
+
+    Returns rows (a predictor and method each: the chosen errors, then the others and a mixed model), what is
+    known of the model, and the residual checks (None where it could not be fitted).
+    """
+    found, about, fitted = [], {"predictors": list(names), "errors": errors}, None
+    for kind in dict.fromkeys((errors, *regression.ERRORS)):
+        groups = year if kind == "year" else site
+        try:
+            one = regression.fit(snow, x, names, kind, groups, order, within=months)
+        except ValueError as error:
+            about.setdefault("not_offered", {})[kind] = str(error)
+            continue
+        method = f"least squares, errors {kind}"
+        found += [{"method": method, "default": kind == errors, **row} for row in one["rows"]]
+        if kind == errors:
+            about |= {key: one[key] for key in ("n", "groups", "constants", "r2", "adjusted_r2")}
+            fitted = one["fitted"]
+    if fitted is None:
+        return found, about, None
+    about["leave_one_year_out"] = tried(regression.leave_one_year_out, snow, x, year, months)
+    about["mixed"] = tried(regression.mixed, snow, x, names, site, calendar_month)
+    rows = about["mixed"].pop("rows", [])
+    found += [{"method": "mixed model, random intercept a site", "default": False, **row} for row in rows]
+    checks = regression.residual_checks(snow, x, names, site, order, months)
+    checks |= {"fitted": fitted, "autocorrelation": autocorrelation(checks["residuals"], site, order)}
+    return found, about, checks
+
+
+def autocorrelation(residuals, site, order, lags: int = 12) -> list[float]:
+    """Autocorrelation of residuals (n) at 1..lags dates of a site in order, over the pairs there are."""
+    rows = np.lexsort((order, site))
+    residuals, site = np.asarray(residuals)[rows], np.asarray(site)[rows]
+    residuals = residuals - residuals.mean()
+    found = []
+    for lag in range(1, min(lags, len(residuals) - 1) + 1):
+        same = site[lag:] == site[:-lag]
+        pair = residuals[lag:][same] * residuals[:-lag][same]
+        found.append(float(pair.mean() / residuals.var()) if same.any() else 0.0)
+    return found
+
+
+def tried(call, *words) -> dict:
+    """The call's result, or why there is none."""
+    try:
+        return call(*words)
+    except ValueError as error:
+        return {"why_not": str(error)}
+
+
+def vif_advice(rows: list[dict]) -> list[str]:
+    """A sentence for each predictor that the others nearly give."""
+    return [
+        f"{row['name']} has a VIF of {row['vif']:.1f}: the others nearly give it, its own coefficient means "
+        "little; leave one of them out with --predictors."
+        for row in rows
+        if row["default"] and row["vif"] > regression.VIF_ADVICE
+    ]
