@@ -19,16 +19,7 @@ from pathlib import Path
 from data_prep import runs
 from data_prep.runs import BadInput
 
-QUESTIONS = {  # variable -> the sign that the original's conclusions give it, in words
-    "temperature_2m_max": (-1, "colder days (maximum) go with more snow"),
-    "temperature_2m_mean": (-1, "colder days (mean) go with more snow"),
-    "temperature_2m_min": (-1, "colder days (minimum) go with more snow"),
-    "precipitation_sum": (1, "more precipitation goes with more snow"),
-    "snowfall_sum": (1, "more snowfall goes with more snow"),
-    "relative_humidity_2m_mean": (-1, "drier air goes with more snow"),
-}
 REGRESSED = ("temperature_2m_mean", "precipitation_sum", "snowfall_sum", "relative_humidity_2m_mean")
-WORTH_C = 0.3  # C a decade; the globe's surface warms by 0.2 to 0.3 (IPCC AR6 WG1, 2.3.1)
 
 
 # ---- one analysis after the other --------------------------------------------------------------------------
@@ -46,7 +37,7 @@ def years_of(args, rows):
 
 
 def associations(args, rows, variables, row_is: str, treatments=("raw", "deseasonalised")) -> list[dict]:
-    """Snow against each variable over `rows`."""
+    """Snow against each variable; only rows of a named site, or means of dates, follow each other."""
     from models import climate_tests
 
     found = []
@@ -55,33 +46,43 @@ def associations(args, rows, variables, row_is: str, treatments=("raw", "deseaso
             used = rows[["site", "date", "snow", name]].dropna()
             groups = years_of(args, used) if args.errors == "year" else used["site"]
             months = month_codes(used) if treatment == "deseasonalised" else None
+            order = None if row_is == "row" and not used["site"].iloc[0] else used["date"]
             figures = climate_tests.association(
-                used["snow"], used[name], used["site"], used["date"], groups, args.errors, months
+                used["snow"], used[name], used["site"], order, groups, args.errors, months
             )
-            found.append({"variable": name, "treatment": treatment, "row": row_is, **figures})
+            about = {"variable": name, "treatment": treatment, "row": row_is}
+            found.append({**about, "default": treatment == "deseasonalised", **figures})
     return found
 
 
-def trends_of(args, rows, variables, tables) -> list[dict]:
-    """Trends of snow and each variable: of monthly means by every test, and of annual means."""
+def trends_of(args, tables) -> list[dict]:
+    """Trends of snow and each variable: of monthly means by every test, and of annual means.
+
+    Weather of named sites counts every day, not only those of snow cover.
+    """
+    import pandas as pd
+
     from data_prep import series
     from models import climate_tests
 
-    months, found = series.monthly(rows, ["snow", *variables]), []
-    for name in ("snow", *variables):
-        values, times, *_ = series.cube(months, name)
-        default = climate_tests.trend(values, times)
-        more = (
-            []
-            if "why_not" in default
-            else climate_tests.other_trends(values, times, args.seed, args.resamples)
-        )
+    frames, found = {"snow": tables.snow, **dict.fromkeys(tables.variables, tables.rows)}, []
+    if tables.daily:
+        sites = [frame.reset_index().assign(site=site) for site, frame in tables.daily.items()]
+        frames |= dict.fromkeys(tables.variables, pd.concat(sites, ignore_index=True))
+    for name, frame in frames.items():
+        values, times, *_ = series.cube(series.monthly(frame, [name]), name)
+        default, more = climate_tests.trend(values, times), []
+        if "why_not" not in default:
+            resamples = args.resamples if name == "snow" else 0
+            more = climate_tests.other_trends(values, times, args.seed, resamples)
         found += [{"series": name, "season": "all months", **row} for row in (default, *more)]
-    over = {"rows": rows} | ({} if tables.named_sites else {"dates": series.per_date_means(rows)})
-    for row_is, table in over.items():
-        for name in ("snow", *variables):
-            yearly = table.groupby(table["date"].dt.year)[name].mean().dropna()
-            about = {"series": name, "season": f"annual means over {row_is}", "n": len(table)}
+    over = {"rows": frames}
+    if not tables.named_sites:
+        over["dates"] = dict.fromkeys(frames, series.per_date_means(tables.rows))
+    for row_is, named in over.items():
+        for name, frame in named.items():
+            yearly = frame.groupby(frame["date"].dt.year)[name].mean().dropna()
+            about = {"series": name, "season": f"annual means over {row_is}", "n": len(frame)}
             found += [{**about, **row} for row in climate_tests.annual(yearly.index, yearly)]
     return found
 
@@ -119,6 +120,8 @@ def multiple(args, rows, pixels, names):
 
     whole = rows[names].notna().all(axis=1)
     used, snow = rows[whole], rows["snow"][whole].to_numpy()
+    if len(used) < len(rows):
+        args.notes.append(f"Regression: {len(rows) - len(used)} of {len(rows)} rows lack a predictor.")
     if args.response_scale == "logit":
         snow = regression.logit(snow, pixels[whole].to_numpy() if pixels.notna().all() else None)
     used, years = used.assign(year=series.decimal_year(used["date"])), years_of(args, used)
@@ -129,12 +132,13 @@ def multiple(args, rows, pixels, names):
         snow, x, columns, site, order, years, month, month_codes(used), args.errors
     )
     about |= {"response_scale": args.response_scale, "advice": climate_tests.vif_advice(found)}
+    if checks is None:
+        about["advice"].append(f"Warning: no regression: {about['not_offered'][args.errors]}")
     if checks is not None:
         about |= {key: value for key, value in checks.items() if value is None or isinstance(value, float)}
         worst = used.iloc[checks["influential"][:10]]
-        about["influential"] = [
-            f"{s} {d:%Y-%m-%d}" for s, d in zip(worst["site"], worst["date"], strict=True)
-        ]
+        names_of = zip(worst["site"], worst["date"], strict=True)
+        about["influential"] = [f"{site} {date:%Y-%m-%d}".strip() for site, date in names_of]
         checks["date"] = used["date"].to_numpy()
     return found, about, checks
 
@@ -154,117 +158,57 @@ def collinearity(rows, variables) -> list[dict]:
     return found
 
 
-# ---- answers -----------------------------------------------------------------------------------------------
-
-
-def all_tests(found: dict[str, list[dict]]) -> list[dict]:
-    """Every p of the tables, in one list with Benjamini and Hochberg's p, which the tables get as well."""
-    from models import regression
-
-    tested = [(table, row) for table, rows in found.items() for row in rows if row.get("p") is not None]
-    for (_, row), p in zip(
-        tested, regression.benjamini_hochberg([row["p"] for _, row in tested]), strict=True
-    ):
-        row["p_corrected"] = float(p)
-    tests = []
-    for table, row in tested:
-        of = row.get("variable") or row.get("name") or row.get("series") or "snow"
-        how = [str(row[key]) for key in ("season", "treatment", "row", "method") if row.get(key)]
-        default = row.get("default", True)
-        tests.append({"table": table, "of": of, "how": "; ".join(how), "default": default,
-                      "p": row["p"], "p_corrected": row["p_corrected"]})  # fmt: skip
-    return tests
-
-
-def verdicts_of(args, found, tables, rows) -> list[dict]:
-    """The original's claims and their verdicts on this table, each with the figures it rests on."""
+def answers_of(args, found, tables) -> list[dict]:
+    """Verdicts on the original's claims from the tables of figures."""
+    from data_prep import series
     from models import verdicts
 
-    answers, unit = [], "snow pixels" if tables.response == "snow_pixel_count" else "snow fraction"
-    row_is = "row" if tables.named_sites else "date"
-
-    def answer(claim: str, sign: int, row: dict | None, keys: tuple[str, str], worth: float, what: str):
-        row = row or {}
-        estimate, p, smallest = row.get(keys[0]), row.get("p_corrected"), row.get(keys[1])
-        word = verdicts.verdict(sign, estimate, p, smallest, worth)
-        words = verdicts.in_words(claim, word, estimate, p, smallest, worth, what)
-        answers.append({
-            "claim": claim, "verdict": word, "estimate": estimate, "unit": what, "p": row.get("p"),
-            "p_corrected": p, "smallest_detectable": smallest, "worth": worth, "n": row.get("n"),
-            "in_words": words,
-        })  # fmt: skip
-
-    for name, (sign, claim) in QUESTIONS.items():
-        for variable in (name, f"{name}_{args.window_days}d"):
-            if variable in tables.variables or variable in rows:
-                row = pick(found["associations"], variable=variable, treatment="deseasonalised", row=row_is)
-                over = "" if variable == name else f", over {args.window_days} days"
-                answer(claim + over, sign, row, ("r", "detectable_r"), args.worth_r, "r of anomalies")
-    if "temperature_2m_max" in tables.variables:
-        row = pick(found["trends"], series="temperature_2m_max", default=True)
-        answer("the maximum temperature has risen", 1, row, ("slope", "detectable"), WORTH_C, "°C a decade")
-    worth = args.worth_trend_percent / 100 * float(rows["snow"].mean())
-    for season in args.months:
-        row = pick(found["seasonal"], season=season, default=True)
-        answer(
-            f"snow cover in {season} has fallen", -1, row, ("slope", "detectable"), worth, f"{unit} a decade"
-        )
-    row = pick(found["trends"], series="snow", default=True)
-    answer("snow cover has fallen", -1, row, ("slope", "detectable"), worth, f"{unit} a decade")
-    years, smallest = row["years"], row.get("detectable")
-    word = verdicts.SUPPORTED if smallest is None or smallest > worth else verdicts.NOT_SUPPORTED
-    shown = "no trend can be tested" if smallest is None else f"only {verdicts.short(smallest)} would show"
-    claim = f"{years} years are too few to show a trend of {verdicts.short(worth)} {unit} a decade"
-    answers.append({
-        "claim": claim, "verdict": word, "smallest_detectable": smallest, "worth": worth,
-        "unit": f"{unit} a decade", "n": row["n"], "in_words": f"{claim}: {word}; {shown}.",
-    })  # fmt: skip
-    return answers
-
-
-def pick(rows: list[dict], **wanted) -> dict | None:
-    return next((row for row in rows if all(row.get(key) == value for key, value in wanted.items())), None)
+    snow, season = tables.snow["snow"], series.season_of(tables.snow["date"], args.months)
+    means = {name: float(snow[season == name].mean()) for name in args.months}
+    return verdicts.answers(
+        found, "row" if tables.named_sites else "date", args.window_days if tables.daily else None, means,
+        float(snow.mean()), "snow pixels" if tables.response == "snow_pixel_count" else "snow fraction",
+        args.worth_r, args.worth_trend_percent / 100,
+    )  # fmt: skip
 
 
 def by_source(args, tables, names) -> dict | None:
     """The same questions asked of each source's masks, over the sites and dates that all of them have."""
     from data_prep import climate_tables, series
-    from models import climate_tests
 
-    if len(tables.sources) < 2:
+    rows = {}
+    for source in tables.sources if len(tables.sources) > 1 else ():
+        try:
+            one = tables if source == tables.source else read_tables(args, source)
+            rows[source] = lagged(args, one, names).set_index(["site", "date"])
+        except BadInput as error:
+            args.notes.append(f"Source {source} is not compared: {error}")
+    if len(rows) < 2:
         return None
-    read = {source: read_tables(args, source) for source in tables.sources}
-    rows = {source: lagged(args, one, names) for source, one in read.items()}
     common = None
     for frame in rows.values():
-        index = frame.set_index(["site", "date"]).index
-        common = index if common is None else common.intersection(index)
-    if len(common) < climate_tables.MIN_DATES:
+        common = frame.index if common is None else common.intersection(frame.index)
+    if len(common.get_level_values("date").unique()) < climate_tables.MIN_DATES:
         args.notes.append(f"Sources are not compared: {len(common)} sites and dates are in all of them.")
         return None
-    rows = {source: frame.set_index(["site", "date"]).loc[common].sort_index().reset_index()
-            for source, frame in rows.items()}  # fmt: skip
     table, climatology = [], {}
     for source, frame in rows.items():
-        months = series.monthly(frame, ["snow"])
-        mean = months.groupby("month")["snow"].mean()
+        frame = frame.loc[common].sort_index().reset_index()
+        mean = series.monthly(frame, ["snow"]).groupby("month")["snow"].mean()
         climatology[source] = mean.index.to_numpy(), mean.to_numpy()
         for row in associations(args, frame, names, "row", ("deseasonalised",)):
             deviation = float(series.anomalies(frame, [row["variable"]])[row["variable"]].std())
-            ends = {f"a_deviation{end}": row[f"slope{end}"] * deviation for end in ("", "_low", "_high")
-                    if "slope" in row}  # fmt: skip
-            table.append({"source": source, "question": "association", **row, "deviation": deviation, **ends})
-        for season, numbers in args.months.items():
-            values, times, *_ = series.cube(months, "snow", numbers[0])
-            part = values[:, :, : len(numbers)], times[:, :, : len(numbers)]
-            here = frame["snow"][series.season_of(frame["date"], args.months) == season]
-            about = {
-                "source": source,
-                "question": "season",
-                "season": season,
-                "mean_snow": float(here.mean()),
-            }
-            table.append({**about, **climate_tests.trend(*part)})
+            ends = ("", "_low", "_high") if "slope" in row else ()
+            per_deviation = {f"a_deviation{end}": row[f"slope{end}"] * deviation for end in ends}
+            table.append(
+                {"source": source, "question": "association", **row, "deviation": deviation, **per_deviation}
+            )
+        seasons = {"snow": frame["snow"], "name": series.season_of(frame["date"], args.months)}
+        for row in seasons_of(args, frame):
+            if row["default"]:
+                mean = float(seasons["snow"][seasons["name"] == row["season"]].mean())
+                table.append({"source": source, "question": "season", "mean_snow": mean, **row})
+    table = [{**row, "default": False} for row in table]
     return {"table": table, "climatology": climatology, "n": len(common)}
 
 
@@ -314,6 +258,8 @@ def get_parser():
         default=30,
         help="weather of the regression and verdicts",
     )
+    text = "weather to use (default: temperatures, precipitation, snowfall, humidity, else all)"
+    add("--variables", nargs="+", metavar="NAME", help=text)
     add(
         "--predictors",
         nargs="+",
@@ -349,16 +295,12 @@ def check(args) -> None:
 
 def read_tables(args, source: str | None):
     from data_prep import climate_tables
+    from models import verdicts
 
     return climate_tables.read(
-        args.data,
-        args.cover,
-        args.weather,
-        source,
-        args.relative_orbit,
-        args.min_valid,
-        args.standardise_elevation,
-    )
+        args.data, args.cover, args.weather, source, args.relative_orbit, args.min_valid,
+        args.standardise_elevation, args.variables, tuple(verdicts.QUESTIONS),
+    )  # fmt: skip
 
 
 def settle(args, tables) -> None:
@@ -379,10 +321,17 @@ def settle(args, tables) -> None:
     args.months = series.parse_seasons(args.seasons)
     if args.southern and not args.seasons:
         args.months = series.southern(args.months)
+    if args.response_scale == "logit" and tables.response != "snow_fraction":
+        raise BadInput(f"{args.data}: counts of pixels have no logit; use --response-scale as-is.")
+    groups = {"year": len(set(years_of(args, tables.rows))), "site": tables.rows["site"].nunique()}
     if args.errors == "auto":
-        years, sites = len(set(years_of(args, tables.rows))), tables.rows["site"].nunique()
-        args.errors, why = regression.default_errors(years, sites)
+        args.errors, why = regression.default_errors(groups["year"], groups["site"])
         args.notes.append(f"Errors of slopes by {args.errors}: {why}")
+    elif groups.get(args.errors, regression.FEWEST_GROUPS) < regression.FEWEST_GROUPS:
+        found = groups[args.errors]
+        raise BadInput(
+            f"--errors {args.errors}: needs {regression.FEWEST_GROUPS} {args.errors}s, found {found}."
+        )
 
 
 def lagged(args, tables, names):
@@ -403,31 +352,47 @@ def choose_predictors(args, tables) -> list[str]:
         unknown = [name for name in args.predictors if name not in possible]
         if unknown:
             raise BadInput(f"--predictors: no {unknown[0]!r}; possible are {', '.join(possible)}.")
+        same = [name.removesuffix("_1d") for name in args.predictors]  # the last day is the day itself
+        twice = {name for name in same if same.count(name) > 1}
+        if twice:
+            raise BadInput(f"--predictors: {twice.pop()} stands twice; leave one out.")
         return args.predictors
     chosen = [name for name in REGRESSED if name in have]
     if REGRESSED[0] not in chosen and "temperature_2m_max" in have:
         chosen.insert(0, "temperature_2m_max")
+    chosen = chosen or have
     return [f"{name}_{args.window_days}d" for name in chosen] if tables.daily else chosen
+
+
+def input_files(args) -> list[Path]:
+    """What the result depends on. By names alone, as data_prep.climate_tables is slow to import."""
+    if not args.data.exists():
+        raise BadInput(f"{args.data}: no such file or folder.")
+    beside = args.data.parent if args.data.is_file() else args.data
+    named = [args.data] if args.data.is_file() else []
+    for given, name in ((args.cover, "snow_cover.csv"), (args.weather, "weather.csv")):
+        path = beside / name if given is None else given / name if given.is_dir() else given
+        named += [path, path.with_suffix(".json"), path.with_name(path.stem + "_by_elevation.csv")]
+    return [path for path in named if path.is_file()]
 
 
 def main(args) -> int:
     check(args)
-    names = ("snow_cover.csv", "snow_cover_by_elevation.csv", "weather.csv", "weather.json")
-    paths = [args.data / name for name in names] if args.data.is_dir() else [args.data]
-    paths += [args.cover, args.weather, args.weather and args.weather.with_suffix(".json")]
-    run = runs.Run(args, [path for path in paths if path is not None and path.exists()])
+    run = runs.Run(args, [Path(path) for path in input_files(args)])
     if run.finished():
         return runs.DONE
     from data_prep import climate_report, series
-    from models import climate_tests
+    from models import verdicts
 
     args.notes = []
     tables = read_tables(args, args.source)
     settle(args, tables)
     predictors = choose_predictors(args, tables)
     have = tables.variables
-    windows = [f"{name}_{args.window_days}d" for name in QUESTIONS if name in have] if tables.daily else []
-    lags = series.lag_names(have) if tables.daily else []
+    windows = (
+        [f"{name}_{args.window_days}d" for name in verdicts.QUESTIONS if name in have] if tables.daily else []
+    )
+    lags = [name for name in series.lag_names(have) if not name.endswith("_1d")] if tables.daily else []
     rows = lagged(args, tables, list(dict.fromkeys([*predictors, *windows, *lags])))
     if args.dry_run:
         sites, dates = rows["site"].nunique(), rows["date"].nunique()
@@ -435,25 +400,20 @@ def main(args) -> int:
         return runs.DONE
     run.begin()
     found = {"associations": associations(args, rows, [*have, *windows], "row")}
+    over = rows if tables.named_sites else series.per_date_means(rows)
     if not tables.named_sites:
-        found["associations"] += associations(args, series.per_date_means(rows), have, "date")
-    found["lags"] = associations(
-        args, rows, [name for name in lags if name not in windows], "row", ("deseasonalised",)
-    )
-    found["seasonal"], found["trends"] = seasons_of(args, rows), trends_of(args, rows, have, tables)
-    found["vif"] = collinearity(rows, have)
-    found["regression"], model, checks = multiple(args, rows, tables.valid_pixels, predictors)
-    tests = all_tests(found)
-    answers = verdicts_of(args, found, tables, rows)
+        found["associations"] += associations(args, over, have, "date")
+    lags = [name for name in lags if name not in windows]
+    found["lags"] = associations(args, rows, lags, "row", ("deseasonalised",))
+    found["seasonal"], found["trends"] = seasons_of(args, tables.snow), trends_of(args, tables)
+    found["vif"] = collinearity(over if tables.named_sites else rows, have)
+    pixels = tables.valid_pixels if tables.named_sites else over["snow"] * float("nan")
+    found["regression"], model, checks = multiple(args, over, pixels, predictors)
     sources = by_source(args, tables, predictors)
-    trends = (*found["trends"], *found["seasonal"])
-    trended = [row for row in trends if row.get("tied", 0) > climate_tests.MOST_TIED]
-    tied = [
-        f"{row.get('series', 'snow')}, {row['season']}: {row['tied']:.0%} of the pairs of years are equal "
-        "(all snow or none?), which draws the trend to 0."
-        for row in trended
-    ]
-    notes = [*tables.notes, *args.notes, *model["advice"], *tied]
+    found |= {"sources": sources["table"]} if sources else {}
+    tests = verdicts.correct(found)
+    answers = answers_of(args, found, tables)
+    notes = [*tables.notes, *args.notes, *model["advice"]]
     for line in (*notes, *(row["in_words"] for row in answers)):
         runs.say(line)
     climate_report.write(args, tables, rows, found, model, checks, tests, answers, sources, notes)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import pictures
+from data_prep.climate_words import as_label
 
 COLUMN, PAGE = 3.5, 7.16  # inches: one and two columns of an IEEE page
 SEASON_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00")
@@ -44,6 +45,9 @@ def dots(axes, x, y, seasons, names) -> None:
     """A scatter coloured by season."""
     x, y, seasons = (np.asarray(values) for values in (x, y, seasons))
     shown = some(len(x))
+    other = shown[~np.isin(seasons[shown], names)]
+    if len(other):
+        axes.scatter(x[other], y[other], s=2, c=BAND, linewidths=0, label="other months")
     for number, name in enumerate(names):
         here = shown[seasons[shown] == name]
         colour, marker = SEASON_COLOURS[number % 6], SEASON_MARKERS[number % 6]
@@ -68,17 +72,17 @@ def scatters(path: Path, rows: list[list[dict]], seasons: list[str], title: str)
     rows: lists of panels {x, y, season, xlabel, ylabel, title, [slope, intercept]}.
     """
     columns = len(rows[0])
-    fig = pictures.figure(max(COLUMN, min(PAGE * 1.25, 1.75 * columns)), 1.95 * len(rows) + 0.6)
+    fig = pictures.figure(max(COLUMN, min(PAGE, 1.75 * columns)), 2.0 * len(rows) + 0.6)
     fig.suptitle(title, fontsize=8)
     for axes_row, panels in zip(fig.subplots(len(rows), columns, squeeze=False), rows, strict=True):
         for axes, panel in zip(axes_row, panels, strict=True):
             dots(axes, panel["x"], panel["y"], panel["season"], seasons)
             if panel.get("slope") is not None:
                 line(axes, panel["slope"], panel["intercept"], panel["x"])
-            axes.set_title(panel["title"], fontsize=6)
-            axes.set_xlabel(panel["xlabel"], fontsize=6.5)
-            axes.set_ylabel(panel["ylabel"], fontsize=6.5)
-            axes.tick_params(labelsize=6)
+            axes.set_title(panel["title"], fontsize=4.5)
+            axes.set_xlabel(panel["xlabel"], fontsize=5.5)
+            axes.set_ylabel(panel["ylabel"], fontsize=5.5)
+            axes.tick_params(labelsize=5)
     legend(fig, fig.axes[0])
     save(fig, path)
 
@@ -98,11 +102,10 @@ def over_time(path: Path, series: dict[str, tuple], lines: dict[str, tuple], yla
     for number, (name, (dates, values)) in enumerate(series.items()):
         style = {"color": BAND if thin else SEASON_COLOURS[number], "linewidth": 0.4 if thin else 0.8}
         style |= {} if thin else {"marker": ".", "markersize": 3}
-        axes.plot(
-            *with_gaps(dates, values),
-            label=f"{len(series)} sites" if thin and not number else "_" if thin else name or "snow",
-            **style,
-        )
+        label = as_label(name) or "snow"
+        if thin:
+            label = "_" if number else f"{len(series)} sites"
+        axes.plot(*with_gaps(dates, values), label=label, **style)
     for label, (dates, values, style) in lines.items():
         axes.plot(*with_gaps(dates, values), label=label, **style)
     axes.set_ylabel(ylabel)
@@ -206,7 +209,9 @@ def forest(axes, panel: dict) -> None:
             if low is not None:
                 axes.plot([low, high], [place, place], color=colour, linewidth=1)
         places, middles = [place for place, _ in known], [one[0] for _, one in known]
-        axes.plot(middles, places, marker, color=colour, markersize=3.5, linestyle="none", label=name)
+        axes.plot(
+            middles, places, marker, color=colour, markersize=3.5, linestyle="none", label=as_label(name)
+        )
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_yticks(range(len(panel["lines"])), panel["lines"], fontsize=6.5)
     axes.set_ylim(len(panel["lines"]) - 0.5, -0.5)
@@ -294,8 +299,9 @@ def snow_season(path: Path, frame: list[dict], title: str) -> None:
         if len(sites) <= 3:
             for number, site in enumerate(sites):
                 own = [r for r in frame if r["site"] == site and r[column] is not None]
-                axes.plot([r["hydrological_year"] for r in own], [r[column] for r in own], "o-", markersize=3,
-                          color=SEASON_COLOURS[number], linewidth=0.8, label=site or "snow")  # fmt: skip
+                years_of, days = [r["hydrological_year"] for r in own], [r[column] for r in own]
+                style = {"color": SEASON_COLOURS[number], "linewidth": 0.8, "markersize": 3}
+                axes.plot(years_of, days, "o-", label=as_label(site) or "snow", **style)
         else:
             have = [y for y in years if known[y]]
             quartiles = np.array([np.percentile(known[y], (25, 50, 75)) for y in have]).reshape(-1, 3).T
@@ -309,6 +315,8 @@ def snow_season(path: Path, frame: list[dict], title: str) -> None:
         axes.set_xlabel("hydrological year")
         axes.xaxis.get_major_locator().set_params(integer=True)
         tidy(axes)
+    if len(sites) <= 3:
+        legend(fig, fig.axes[0], 3)
     save(fig, path)
 
 
@@ -325,7 +333,7 @@ def by_source(
     axes = left.subplots()
     for number, (name, (months, means)) in enumerate(climatologies.items()):
         style = {"color": pictures.METHOD_COLOURS[number % 7], "marker": pictures.METHOD_MARKERS[number % 7]}
-        axes.plot(months, means, markersize=3, linewidth=1, label=name, **style)
+        axes.plot(months, means, markersize=3, linewidth=1, label=as_label(name), **style)
     axes.set(xlabel="month", ylabel=ylabel, xticks=(1, 4, 7, 10))
     axes.set_title("mean of each month", fontsize=7, loc="left")
     tidy(axes)

@@ -3,212 +3,68 @@
 import numpy as np
 import pandas as pd
 
-from data_prep import climate_figures, series
-from data_prep.runs import write_csv, write_json, write_text
+from data_prep import climate_figures, climate_latex, series
+from data_prep.climate_words import between, figure_of, origin, snow_words, with_units, words
+from data_prep.runs import atomic, write_csv, write_json
 
-NAMES = {
-    "temperature_2m_max": "maximum temperature",
-    "temperature_2m_min": "minimum temperature",
-    "temperature_2m_mean": "mean temperature",
-    "precipitation_sum": "precipitation",
-    "rain_sum": "rain",
-    "snowfall_sum": "snowfall",
-    "relative_humidity_2m_mean": "relative humidity",
-    "shortwave_radiation_sum": "shortwave radiation",
-    "wind_speed_10m_max": "maximum wind",
-}
 ORIGINAL = ("temperature_2m_max", "temperature_2m_min", "precipitation_sum", "snowfall_sum",
             "relative_humidity_2m_mean")  # fmt: skip
 COLUMNS = {
     "associations": (
-        "variable", "treatment", "row", "n", "n_eff", "r", "r_low", "r_high", "r2", "slope", "slope_low",
-        "slope_high", "unit", "intercept", "p", "p_corrected", "errors", "groups", "dof", "p_effective_n",
-        "detectable_r", "why_not",
+        "variable", "treatment", "row", "default", "n", "n_eff", "r", "r_low", "r_high", "r2", "slope",
+        "slope_low", "slope_high", "unit", "intercept", "p", "p_corrected", "p_default", "errors", "groups",
+        "dof", "p_effective_n", "detectable_r", "why_not",
     ),
     "seasonal": (
         "season", "method", "default", "years", "points", "n", "slope", "slope_low", "slope_high", "unit",
-        "p", "p_corrected", "tau", "detectable", "tied", "intercept", "why_not",
+        "p", "p_corrected", "p_default", "tau", "detectable", "tied", "intercept", "why_not",
     ),
     "trends": (
         "series", "season", "method", "default", "years", "points", "n", "slope", "slope_low", "slope_high",
-        "unit", "p", "p_corrected", "tau", "detectable", "tied", "intercept", "why_not",
+        "unit", "p", "p_corrected", "p_default", "tau", "detectable", "tied", "intercept", "why_not",
     ),
     "regression": (
         "name", "method", "default", "coefficient", "standard_error", "low", "high", "unit", "p",
-        "p_corrected", "dof", "standardised", "partial_r2", "vif",
+        "p_corrected", "p_default", "dof", "standardised", "partial_r2", "vif",
     ),
     "vif": ("variable", "treatment", "vif", "why_not"),
 }  # fmt: skip
 COLUMNS["lags"] = COLUMNS["associations"]
+COLUMNS["sources"] = (
+    "source", "question", "variable", "season", "mean_snow", *COLUMNS["associations"][1:-1], "deviation",
+    "a_deviation", "a_deviation_low", "a_deviation_high", "method", "years", "tau", "detectable", "why_not",
+)  # fmt: skip
 LINE = {"color": "#000000", "linewidth": 1.2}
 DASHED = {"color": "#D55E00", "linewidth": 1.0, "linestyle": "--"}
-
-
-# ---- words -------------------------------------------------------------------------------------------------
-
-
-def words(name: str) -> str:
-    """What a variable or a lagged predictor is called in figures and tables."""
-    base, sign, days = name.rpartition("_")
-    if name in NAMES or not sign:
-        return NAMES.get(name, name)
-    if days.endswith("d") and days[:-1].isdigit():
-        return f"{NAMES.get(base, base.replace('_', ' '))}, {days[:-1]} days"
-    return name.replace("_", " ")
-
-
-def unit_of(name: str, units: dict) -> str:
-    """Unit of a variable or of a lagged predictor."""
-    if name == "year":
-        return "year"
-    if name.startswith("degree_days"):
-        return "K day"
-    if name == "snowfall_since_october":
-        return units.get("snowfall_sum", "")
-    known = [variable for variable in units if name == variable or name.startswith(f"{variable}_")]
-    return units[max(known, key=len)] if known else ""
-
-
-def snow_words(tables) -> str:
-    return "snow pixels" if tables.response == "snow_pixel_count" else "snow fraction"
-
-
-def origin(tables) -> str:
-    """ " (simulated data)" where any part of the data says so, for titles."""
-    said = [str(place.get("source", "")) for place in tables.places.values()] + [
-        getattr(tables, "about_weather", "")
-    ]
-    simulated = any("simulated" in text.lower() for text in said)
-    return " (simulated data)" if simulated else ""
 
 
 # ---- tables ------------------------------------------------------------------------------------------------
 
 
-def with_units(table: str, rows: list[dict], tables) -> list[dict]:
-    """The rows with the unit of their slope or coefficient."""
-    snow, told = snow_words(tables), []
-    for row in rows:
-        if table in ("seasonal", "trends"):
-            name = row.get("series", "snow")
-            unit = f"{snow if name == 'snow' else unit_of(name, tables.units)} a decade"
-        else:
-            name = row.get("variable") or row.get("name") or ""
-            unit = f"{snow} per {unit_of(name, tables.units)}"
-        told.append({**row, "unit": unit})
-    return told
-
-
-def latex(path, frame: pd.DataFrame, caption: str, label: str) -> None:
-    """A booktabs table ready for a manuscript; text is escaped."""
-    text = frame.to_latex(
-        index=False, escape=True, na_rep="--", caption=caption, label=f"tab:{label}", position="t",
-        column_format="l" * frame.shape[1],
-    )  # fmt: skip
-    write_text(path, text)
-
-
-def figure_of(value, digits: int = 3) -> str:
-    if value is None or not np.isfinite(value):
-        return "--"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
-
-
-def between(row: dict, middle: str, low: str, high: str, digits: int = 3) -> str:
-    if row.get(middle) is None:
-        return row.get("why_not", "--")
-    return f"{figure_of(row[middle], digits)} [{figure_of(row[low], digits)}, {figure_of(row[high], digits)}]"
-
-
-def latex_tables(out, found, tables, model) -> None:
-    folder, snow = out / "tables", snow_words(tables)
-    folder.mkdir(exist_ok=True)
-    n = f"95 % intervals in brackets{origin(tables)}."
-    rows = [
-        {"Variable": words(r["variable"]), "Values": r["treatment"], "A row is": "a " + r["row"],
-         "n": r["n"], "n eff": figure_of(r.get("n_eff")), "r": between(r, "r", "r_low", "r_high"),
-         "Slope": between(r, "slope", "slope_low", "slope_high"), "p": figure_of(r.get("p"), 2),
-         "p (BH)": figure_of(r.get("p_corrected"), 2)}
-        for r in found["associations"]
-    ]  # fmt: skip
-    plain_latex(
-        folder, "associations", rows, f"Association of {snow} with weather, raw and deseasonalised; {n}"
-    )
-    rows = [
-        {"Season": r["season"], "Method": r["method"], "Years": r.get("years") or r.get("points"),
-         "Slope a decade": between(r, "slope", "slope_low", "slope_high"), "p": figure_of(r.get("p"), 2),
-         "p (BH)": figure_of(r.get("p_corrected"), 2), "Detectable": figure_of(r.get("detectable"))}
-        for r in found["seasonal"]
-    ]  # fmt: skip
-    plain_latex(folder, "seasonal", rows, f"Trend of {snow} by season; {n}")
-    rows = [
-        {"Series": words(r["series"]), "Months": r["season"], "Method": r["method"],
-         "Slope a decade": between(r, "slope", "slope_low", "slope_high"), "p": figure_of(r.get("p"), 2),
-         "p (BH)": figure_of(r.get("p_corrected"), 2), "Detectable": figure_of(r.get("detectable"))}
-        for r in found["trends"]
-        if r["series"] == "snow" or r.get("default")
-    ]  # fmt: skip
-    plain_latex(folder, "trends", rows, f"Trends; {n}")
-    rows = [
-        {"Predictor": words(r["name"]), "Coefficient": between(r, "coefficient", "low", "high"),
-         "Standardised": figure_of(r.get("standardised")), "p": figure_of(r["p"], 2),
-         "p (BH)": figure_of(r.get("p_corrected"), 2), "Partial R2": figure_of(r.get("partial_r2")),
-         "VIF": figure_of(r.get("vif"))}
-        for r in found["regression"]
-        if r["default"]
-    ]  # fmt: skip
-    skill = model.get("leave_one_year_out", {}).get("r2")
-    about = f"R2 {figure_of(model.get('r2'))}, on years left out {figure_of(skill)}, n = {model.get('n', 0)}"
-    plain_latex(folder, "regression", rows, f"Regression of {snow} anomalies; {about}; {n}")
-
-
-def plain_latex(folder, name: str, rows: list[dict], caption: str) -> None:
-    if rows:
-        latex(folder / f"{name}.tex", pd.DataFrame(rows), caption, name)
-
-
 def write(args, tables, rows, found, model, checks, tests, answers, sources, notes) -> None:
     """Write every table and figure of the analysis into args.out."""
     out = args.out
-    told = {name: with_units(name, table, tables) for name, table in found.items()}
+    told = {name: with_units(name, table, tables, args.response_scale) for name, table in found.items()}
     for name, table in told.items():
         write_csv(out / f"{name}.csv", COLUMNS[name], table)
-    write_csv(out / "tests.csv", ("table", "of", "how", "default", "p", "p_corrected"), tests)
-    kept = (
-        "claim",
-        "verdict",
-        "estimate",
-        "unit",
-        "p",
-        "p_corrected",
-        "smallest_detectable",
-        "worth",
-        "n",
-        "in_words",
-    )
+    write_csv(out / "tests.csv", ("table", "of", "how", "default", "p", "p_corrected", "p_default"), tests)
+    kept = ("claim", "verdict", "estimate", "low", "high", "unit", "p", "smallest", "worth", "n", "in_words")
     write_csv(out / "verdicts.csv", kept, answers)
     write_csv(out / "dropped.csv", ("file", "line", "site", "date", "reason"), tables.dropped)
     write_csv(out / "gaps.csv", tuple(tables.gaps[0]), tables.gaps)
-    dated = rows.assign(date=rows["date"].dt.strftime("%Y-%m-%d"))
-    write_csv(
-        out / "joined.csv", list(dated), dated.astype(object).where(dated.notna(), None).to_dict("records")
-    )
-    months = monthly_table(rows, tables)
-    write_csv(
-        out / "monthly.csv",
-        list(months),
-        months.astype(object).where(months.notna(), None).to_dict("records"),
-    )
-    latex_tables(out, found, tables, model)
+    write_frame(out / "joined.csv", rows)
+    write_frame(out / "monthly.csv", monthly_table(rows, tables))
+    climate_latex.write(out / "tables", told, tables, model)
     seasons = snow_seasons(args, rows, tables, notes)
-    compared = None if sources is None else sources["table"]
-    if compared:
-        columns = list(dict.fromkeys(key for row in compared for key in row))
-        write_csv(out / "sources.csv", columns, compared)
     everything = {**told, "model": model, "tests": tests, "verdicts": answers, "notes": notes}
-    everything |= {"units": tables.units, "gaps": tables.gaps, "snow_season": seasons, "sources": compared}
+    everything |= {"units": tables.units, "gaps": tables.gaps, "snow_season": seasons}
     write_json(out / "results.json", everything)
     draw(args, tables, rows, found, model, checks, seasons, sources)
+
+
+def write_frame(path, frame: pd.DataFrame) -> None:
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, date_format="%Y-%m-%d", lineterminator="\n")
 
 
 def monthly_table(rows, tables) -> pd.DataFrame:
@@ -260,7 +116,8 @@ def draw(args, tables, rows, found, model, checks, seasons, sources) -> None:
             f"Jarque-Bera p {figure_of(model['jarque_bera_p'], 2)}",
             f"most influence: {', '.join(model['influential'][:4]) or 'none above 4/n'}",
         ]
-        title = f"Residuals of {snow} on {', '.join(words(n) for n in model['predictors'])}{end}"
+        predictors = ", ".join(words(name) for name in model["predictors"])
+        title = f"Residuals of {snow} ({args.response_scale}) on {predictors}{end}"
         climate_figures.diagnostics(
             out / "diagnostics", checks["fitted"], checks["residuals"], checks["autocorrelation"], limit,
             checks["cooks_distance"], checks["date"], lines, title,
@@ -298,7 +155,9 @@ def panel(args, values, name, season, row, tables, treatment) -> dict:
     if "why_not" in row:
         text, slope, intercept = f"{treatment}: {row['why_not']}", None, None
     else:
-        text = f"{treatment}\nr {row['r']:.3f}, n {row['n']}, n_eff {row['n_eff']:.0f}"
+        r = f"r {row['r']:.3f} [{row['r_low']:.2f}, {row['r_high']:.2f}], R2 {row['r2']:.3f}"
+        n = f"n {row['n']}, effective {figure_of(row['n_eff'])}, p {row['p']:.2g}"
+        text = f"{treatment}\n{r}\n{n}\nslope {between(row, 'slope', 'slope_low', 'slope_high')}"
         slope, intercept = np.polyfit(y, x, 1) if args.original_axes else np.polyfit(x, y, 1)
     if args.original_axes:
         x, y, label, snow = y, x, snow, label
@@ -360,10 +219,12 @@ def seasonal_figures(args, tables, rows, table) -> None:
             panels.append(
                 {"season": season, "years": years, "values": here["snow"].to_numpy(), "lines": lines}
             )
+    if not panels:
+        return
     title = f"{snow.capitalize()} by season{end}"
     climate_figures.seasonal(args.out / "seasonal_regression_plots", panels, snow, title)
     for number, one in enumerate(panels):
-        path = args.out / f"{one['season'].capitalize()}_regression_plot"
+        path = args.out / f"{one['season'][0].upper()}{one['season'][1:]}_regression_plot"
         climate_figures.one_season(path, one, number, snow, f"{snow.capitalize()}, {one['season']}{end}")
 
 
@@ -412,6 +273,8 @@ def draw_lags(out, tables, found, shown) -> None:
     table = {}
     for row in (*found["associations"], *found["lags"]):
         base, _, days = row["variable"].rpartition("_")
+        if row["variable"] in shown:
+            base, days = row["variable"], "1d"
         lag = base in shown and days.endswith("d") and days[:-1].isdigit()
         if lag and row["treatment"] == "deseasonalised" and "r" in row:
             table.setdefault(words(base), []).append((int(days[:-1]), row["r"], row["r_low"], row["r_high"]))

@@ -47,14 +47,16 @@ def read(
     min_valid: float = MIN_VALID,
     elevation_standardised: bool = False,
     variables: list[str] | None = None,
+    prefer: tuple[str, ...] = (),
     min_dates: int = MIN_DATES,
     today: str | None = None,
 ) -> Tables:
     """Read a folder with snow_cover.csv and weather.csv, or the original's single table of snow counts.
 
     cover, weather: the tables where they lie elsewhere. source, orbit: which rows of the snow table.
-    variables: which weather (default: all that are known). today: YYYY-MM-DD, later dates are dropped. A row
-    counts only with all of its variables. Anything that leaves nothing to analyse is a BadInput.
+    variables: which weather (default: those of `prefer` that are there, else all that are known). today:
+    YYYY-MM-DD, later dates are dropped. A row counts only with all of its variables. Anything that leaves
+    nothing to analyse is a BadInput.
     """
     today = np.datetime64(today or datetime.datetime.now(datetime.UTC).date().isoformat(), "ns")
     data = Path(data)
@@ -66,19 +68,23 @@ def read(
                 f"{data}: a single table with snow_pixel_count; it has no use for cover, weather, source, "
                 "orbit or elevations."
             )
-        tables = read_single(data, variables, today)
+        tables = read_single(data, variables, prefer, today)
     else:
-        cover = Path(cover or data)
-        weather = Path(weather or (data.parent if data.is_file() else data))
-        cover, weather = (
-            path / name if path.is_dir() else path
-            for path, name in ((cover, "snow_cover.csv"), (weather, "weather.csv"))
-        )
-        tables = Tables(pd.DataFrame(), pd.Series(dtype=float), {}, {}, "snow_fraction", True)
+        cover, weather = places(data, cover, weather)
+        tables = Tables(pd.DataFrame(), pd.DataFrame(), pd.Series(dtype=float), {}, {}, "snow_fraction", True)
         snow = read_cover(cover, tables, source, orbit, min_valid, elevation_standardised, today)
-        join(tables, snow, cover, *read_weather(weather, tables, variables, today))
+        join(tables, snow, cover, *read_weather(weather, tables, variables, prefer, today))
     check_answerable(tables, data, min_dates)
     return tables
+
+
+def places(data: Path, cover: Path | None, weather: Path | None) -> tuple[Path, Path]:
+    """Where the snow table and the weather table lie, from what a user names."""
+    cover, weather = Path(cover or data), Path(weather or (data.parent if data.is_file() else data))
+    return (
+        cover / "snow_cover.csv" if cover.is_dir() else cover,
+        weather / "weather.csv" if weather.is_dir() else weather,
+    )
 
 
 # ---- snow cover --------------------------------------------------------------------------------------------
@@ -230,6 +236,7 @@ def join(
         site = str(snow["site"].iloc[0]) if len(snow) else ""
         weather = weather.assign(site=weather["site"].cat.rename_categories([site]))
         tables.places = {site: tables.places.get("", {})}
+    tables.snow = snow_of(snow)
     variables = without_empty(tables, path, weather, variables)
     names = sorted(weather["site"].unique())
     unknown = ~snow["site"].isin(names)
@@ -248,6 +255,12 @@ def join(
         )
     tables.places = {site: tables.places.get(site, {}) for site in tables.rows["site"].unique()}
     note_gaps(tables)
+
+
+def snow_of(table: pd.DataFrame) -> pd.DataFrame:
+    """site, date and snow of all rows, by site and date."""
+    rows = table[["site", "date", "snow"]].sort_values(["site", "date"], kind="stable").reset_index(drop=True)
+    return rows.assign(site=rows["site"].astype(str))
 
 
 def keep(tables: Tables, path: Path, table: pd.DataFrame, variables: list[str]) -> pd.DataFrame:
@@ -348,15 +361,17 @@ def check_answerable(tables: Tables, data: Path, min_dates: int) -> None:
 # ---- the original's single table ---------------------------------------------------------------------------
 
 
-def read_single(path: Path, variables, today) -> Tables:
+def read_single(path: Path, variables, prefer, today) -> Tables:
     """The original's table: time, weather, snow_pixel_count; a row is a place without a name, on a date."""
     table = read_table(path, ("time", "date", "site"), ("snow_pixel_count",))
     table = table.rename(columns={"time": "date"} if "date" not in table else {})
     if "date" not in table:
         raise BadInput(f"{path}: column time missing; expected time, weather variables and snow_pixel_count.")
     named = "site" in table
-    tables = Tables(pd.DataFrame(), pd.Series(dtype=float), {}, {}, "snow_pixel_count", named)
-    table, variables, tables.units = with_units(path, tables, with_blank(table, ("site",)), {}, variables)
+    tables = Tables(pd.DataFrame(), pd.DataFrame(), pd.Series(dtype=float), {}, {}, "snow_pixel_count", named)
+    table, variables, tables.units = with_units(
+        path, tables, with_blank(table, ("site",)), {}, variables, prefer
+    )
     table = as_numbers(tables, path, with_dates(tables, path, table, today), ["snow_pixel_count"])
     table = table.rename(columns={"snow_pixel_count": "snow"})
     table = leave_out(tables, path, table, table["snow"].isna(), "snow_pixel_count is empty")
@@ -367,7 +382,9 @@ def read_single(path: Path, variables, today) -> Tables:
     if named:
         table = without_repeats(tables, path, table, ["site", "date"], ["snow", *variables])
     variables = without_empty(tables, path, table, variables)
-    table = keep(tables, path, table.sort_values(["site", "date"], kind="stable"), variables)
+    table = table.sort_values(["site", "date"], kind="stable")
+    tables.snow = snow_of(table)
+    table = keep(tables, path, table, variables)
     tables.valid_pixels = pd.Series(np.nan, tables.rows.index)
     capped = int((table["snow"] == CAP).sum())
     if capped and table["snow"].max() == CAP:

@@ -18,7 +18,9 @@ def figure(width_inches: float, height_inches: float):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    # Names from files may hold a $, which is no mathematics here.
     plt.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams["text.parse_math"] = False
     return plt.figure(figsize=(width_inches, height_inches), layout="constrained")
 
 

@@ -39,7 +39,8 @@ def parse_seasons(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     seasons, taken = {}, {}
     for text in texts:
         name, _, months = text.partition("=")
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,30}", name) or name in seasons:
+        lower = [known.lower() for known in seasons]  # names become names of files
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,30}", name) or name.lower() in lower:
             raise BadInput(f"--seasons {text}: expected NAME=MONTHS with a new, plain name: winter=12,1,2.")
         numbers = [month_number(month.strip().lower()) for month in months.split(",")]
         if None in numbers or len(set(numbers)) != len(numbers):

@@ -24,8 +24,9 @@ class Tables:
     """What read() gives.
 
     rows: site ("" where the table names none), date (datetime64[ns]), snow, then `variables`; sorted by
-    site and date. valid_pixels: of each of the rows, NaN where the table has none. daily: the weather of each
-    site of the rows, every day from the first to the last, NaN where missing; empty for the original's table.
+    site and date. snow: site, date, snow of every usable snow row, with weather or without. valid_pixels: of
+    each of the rows, NaN where the table has none. daily: the weather of each site of the rows, every day
+    from the first to the last, NaN where missing; empty for the original's table.
     dropped: dicts of file, line, site, date, reason. notes: sentences, those to heed begin with "Warning:".
     sources: rows of each source that the snow table held. places: what weather.json says of each site
     of the rows. about_weather: the source it names, and the model.
@@ -33,6 +34,7 @@ class Tables:
     """
 
     rows: pd.DataFrame
+    snow: pd.DataFrame
     valid_pixels: pd.Series
     daily: dict[str, pd.DataFrame]
     units: dict[str, str]

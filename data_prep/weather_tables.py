@@ -53,7 +53,7 @@ SPELLINGS = {  # of the units above
 }  # fmt: skip
 
 
-def read_weather(path: Path, tables: Tables, variables, today):
+def read_weather(path: Path, tables: Tables, variables, prefer, today):
     """The path, the daily weather (line, text, site, date, variables) and its variables.
 
     path: a weather.csv, or Open-Meteo's CSV download of one place.
@@ -70,7 +70,7 @@ def read_weather(path: Path, tables: Tables, variables, today):
         raise BadInput(
             f"{path}: needs columns site and date, then Open-Meteo's names; found {', '.join(names)}."
         )
-    table, variables, units = with_units(path, tables, with_blank(table, ("site",)), about, variables)
+    table, variables, units = with_units(path, tables, with_blank(table, ("site",)), about, variables, prefer)
     table = good_weather(tables, path, with_dates(tables, path, table, today), variables, ["site", "date"])
     note_time_zones(tables, path, about)
     tables.about_weather = " ".join(str(about[name]) for name in ("source", "model") if about.get(name))
@@ -90,8 +90,10 @@ def read_about(path: Path) -> dict:
             raise ValueError("units must be an object")
         for site, more in sites.items():
             for name in ("latitude", "longitude"):
-                if name in more and not abs(float(more[name])) <= 360:
-                    raise ValueError(f"{name} of site {site} is no angle in degrees")
+                if name in more:
+                    more[name] = float(more[name])
+                    if not abs(more[name]) <= (90 if name == "latitude" else 360):
+                        raise ValueError(f"{name} of site {site} is no angle in degrees")
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise BadInput(f"{path}: is no weather.json ({error}); write it again, or take it away.") from None
     return about
@@ -117,8 +119,11 @@ def expected(name: str) -> tuple[str, float, float] | None:
     return next((KNOWN[start] for start in KNOWN if name.startswith(start)), None)
 
 
-def with_units(path: Path, tables: Tables, table: pd.DataFrame, about: dict, wanted):
-    """The table with plain names, its known variables and their units, checked against the names."""
+def with_units(path: Path, tables: Tables, table: pd.DataFrame, about: dict, wanted, prefer=()):
+    """The table with plain names, its known variables and their units, checked against the names.
+
+    wanted: only these, all of them; else those of `prefer` that are there, else all.
+    """
     beside = path.with_suffix(".json")
     match = {name: re.fullmatch(r"(\w+)\s*\((.+)\)", name) for name in table.columns}
     stated = {m[1]: {f"{path}": m[2]} for m in match.values() if m}
@@ -142,7 +147,11 @@ def with_units(path: Path, tables: Tables, table: pd.DataFrame, about: dict, wan
         raise BadInput(
             f"{path}: has no known variable {', '.join(missing)}; found {', '.join(known) or 'none'}."
         )
-    chosen, units = [name for name in known if not wanted or name in wanted], {}
+    wanted = wanted or [name for name in known if name in prefer] or known
+    chosen, units = [name for name in known if name in wanted], {}
+    if len(chosen) < len(known):
+        others = ", ".join(name for name in known if name not in chosen)
+        tables.notes.append(f"{path.name}: not used: {others}; --variables names what to use.")
     for name in chosen:
         right = expected(name)[0]
         spelled = {where: spell(unit) for where, unit in stated.get(name, {}).items()}

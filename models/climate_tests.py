@@ -15,29 +15,37 @@ MOST_TIED = (
     0.25  # of the pairs of years; beyond it Sen's slope is drawn to 0 (tried with months clipped at 0)
 )
 FEWEST_POINTS = 4  # of a line through annual values; three leave one degree of freedom
+MOST_SITES = 500  # for errors by site, whose matrices grow with the square of the sites
 
 
 def association(snow, weather, site, order, groups, errors: str, months=None) -> dict:
-    """Slope of snow (n) on weather (n) with errors by regression.fit, r with its effective n.
+    """Slope of snow (n) on weather (n) with errors by regression.fit, and r with the same errors.
 
-    site, order (n): which rows follow each other; groups (n): of the errors; months (n): code of the site and
-    calendar month whose means are taken off, None for the raw values. detectable_r: the smallest r that the
-    test of the slope would have found with 80 % power.
+    site, order (n): which rows follow each other (None: none does); groups (n): of the errors; months (n):
+    code of the site and calendar month whose means are taken off, None for the raw values. n_eff: pairs that
+    the rows are worth, for one series by its autocorrelation (regression.correlation), else by the error of
+    the slope, 2 + (1 - r^2) / se(r)^2. detectable_r: the smallest r that the test of the slope would have
+    found with 80 % power, before correction for other tests.
     """
     try:
-        line = regression.fit(snow, weather, ["weather"], errors, groups, order, within=months)
-        r = regression.correlation(weather, snow, site, order, months)
+        line = regression.fit(snow, weather, ["weather"], errors, groups, order, within=months, series=site)
     except ValueError as error:
         return {"n": len(snow), "why_not": str(error)}
     slope = line["rows"][0]
+    if not slope["coefficient"]:
+        return {"n": len(snow), "why_not": "the slope is exactly 0"}
+    r = slope["standardised"]
+    to_r = r / slope["coefficient"]
     smallest = trends.smallest_detectable(slope["low"], slope["high"], dof=slope["dof"])
+    worth = {"n_eff": min(2 + (1 - r**2) / (slope["standard_error"] * to_r) ** 2, len(snow))}
+    if order is not None and len(np.unique(site)) == 1:
+        worth = tried(regression.correlation, weather, snow, site, order, months)
     return {
-        "n": len(snow), "n_eff": r["n_eff"], "r": r["r"], "r_low": r["low"], "r_high": r["high"],
-        "r2": r["r"] ** 2, "slope": slope["coefficient"], "slope_low": slope["low"],
-        "slope_high": slope["high"],
-        "intercept": line["intercept"], "p": slope["p"], "dof": slope["dof"], "errors": errors,
-        "groups": line["groups"], "p_effective_n": r["p"],
-        "detectable_r": abs(float(smallest) * r["r"] / slope["coefficient"]),
+        "n": len(snow), "n_eff": worth.get("n_eff"), "r": r, "r_low": slope["low"] * to_r,
+        "r_high": slope["high"] * to_r, "r2": r**2, "slope": slope["coefficient"], "slope_low": slope["low"],
+        "slope_high": slope["high"], "intercept": line["intercept"], "p": slope["p"], "dof": slope["dof"],
+        "errors": errors, "groups": line["groups"], "p_effective_n": worth.get("p"),
+        "detectable_r": abs(float(smallest) * to_r),
     }  # fmt: skip
 
 
@@ -73,17 +81,20 @@ def by_year(values) -> np.ndarray:
 def other_trends(values, times, seed: int, resamples: int) -> list[dict]:
     """What else is in use, beside the default; error rates of each: bench/results/climate_errors.md."""
     pooled, when = by_year(values), by_year(times)
-    sen, blocks = (
-        trends.seasonal_sen(pooled, when),
-        trends.year_block_bootstrap(pooled, when, seed, resamples),
-    )
+    sen, blocks = trends.seasonal_sen(pooled, when, cycle=values.shape[2]), {}
     plain, published = trends.seasonal_kendall(pooled, correlated=False), trends.seasonal_kendall(pooled)
     # The rest know one series only: the mean anomaly of all sites, month by month.
-    less = mean_of_sites(values - np.nanmean(values, axis=1, keepdims=True)).ravel()
+    less = mean_of_sites(values - mean_of_years(values)[:, None]).ravel()
     time = mean_of_sites(np.where(np.isfinite(values), times, np.nan)).ravel()
     effective, hamed_rao = trends.effective_n_trend(less, time), trends.hamed_rao(less, time)
+    if resamples:
+        blocks = trends.year_block_bootstrap(pooled, when, seed, resamples)
     found = [
-        {"method": "seasonal Sen, year-block bootstrap", **a_decade({**sen, **blocks})},
+        *(
+            [{"method": "seasonal Sen, year-block bootstrap", **a_decade({**sen, **blocks})}]
+            if blocks
+            else []
+        ),
         {"method": "seasonal Mann-Kendall, Hirsch-Slack as published", **tested(published)},
         {"method": "seasonal Mann-Kendall, months independent", **tested(plain)},
         {"method": "Mann-Kendall of anomalies", **tested(trends.mann_kendall(less))},
@@ -92,7 +103,11 @@ def other_trends(values, times, seed: int, resamples: int) -> list[dict]:
     ]
     known = np.isfinite(less)
     for method, errors in (("least squares", "ols"), ("least squares, Newey-West", "hac")):
-        row = regression.fit(less[known], time[known], ["year"], errors, order=time[known])["rows"][0]
+        line = tried(regression.fit, less[known], time[known], ["year"], errors, None, time[known])
+        if "rows" not in line:
+            found.append({"method": method, **line})
+            continue
+        row = line["rows"][0]
         found.append({"method": method, "p": row["p"], **a_decade({**row, "slope": row["coefficient"]})})
     return [{"default": False, **row} for row in found]
 
@@ -103,6 +118,12 @@ def tested(found: dict) -> dict:
 
 def p_of(found: dict) -> float | None:
     return float(found["p"]) if np.isfinite(found["p"]) else None
+
+
+def mean_of_years(values) -> np.ndarray:
+    """(sites, months) of (sites, years, months); NaN where no year has a value."""
+    known = np.isfinite(values).sum(axis=1)
+    return np.where(known, np.nansum(values, axis=1) / np.maximum(known, 1), np.nan)
 
 
 def mean_of_sites(values) -> np.ndarray:
@@ -116,8 +137,10 @@ def straight(x, y) -> dict:
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < FEWEST_POINTS or np.ptp(x) == 0:
         return {"points": len(x), "why_not": f"{len(x)} points are too few for a line"}
+    if np.ptp(y) == 0:
+        return {"points": len(x), "why_not": "all values are equal"}
     line = stats.linregress(x, y)
-    half = stats.t.ppf(0.975, len(x) - 2) * line.stderr
+    half = stats.t.ppf((1 + regression.CONFIDENCE) / 2, len(x) - 2) * line.stderr
     ends = a_decade({"slope": line.slope, "low": line.slope - half, "high": line.slope + half})
     return {"points": len(x), "p": float(line.pvalue), **ends, "intercept": float(line.intercept)}
 
@@ -128,6 +151,8 @@ def annual(years, values) -> list[dict]:
     about = {"years": len(years), "default": False}
     if len(years) < FEWEST_POINTS:
         return [{**about, "method": "Theil-Sen", "why_not": f"{len(years)} years are too few for a line"}]
+    if np.ptp(values) == 0:
+        return [{**about, "method": "Theil-Sen", "why_not": "all values are equal"}]
     kendall, sen = stats.kendalltau(years, values), stats.theilslopes(values, years)
     ends = a_decade({"slope": sen.slope, "low": sen.low_slope, "high": sen.high_slope})
     tau = {"tau": float(kendall.statistic), "p": float(kendall.pvalue)}
@@ -148,11 +173,12 @@ def multiple(snow, x, names, site, order, year, calendar_month, months, errors: 
     """
     found, about, fitted = [], {"predictors": list(names), "errors": errors}, None
     for kind in dict.fromkeys((errors, *regression.ERRORS)):
-        groups = year if kind == "year" else site
-        try:
-            one = regression.fit(snow, x, names, kind, groups, order, within=months)
-        except ValueError as error:
-            about.setdefault("not_offered", {})[kind] = str(error)
+        groups, sites = year if kind == "year" else site, len(np.unique(site))
+        one = {"why_not": f"{sites} sites; errors by site are for up to {MOST_SITES}"}
+        if kind != "site" or sites <= MOST_SITES:
+            one = tried(regression.fit, snow, x, names, kind, groups, order, None, months, site)
+        if "why_not" in one:
+            about.setdefault("not_offered", {})[kind] = one["why_not"]
             continue
         method = f"least squares, errors {kind}"
         found += [{"method": method, "default": kind == errors, **row} for row in one["rows"]]
@@ -164,7 +190,10 @@ def multiple(snow, x, names, site, order, year, calendar_month, months, errors: 
     about["leave_one_year_out"] = tried(regression.leave_one_year_out, snow, x, year, months)
     about["mixed"] = tried(regression.mixed, snow, x, names, site, calendar_month)
     rows = about["mixed"].pop("rows", [])
-    found += [{"method": "mixed model, random intercept a site", "default": False, **row} for row in rows]
+    found += [
+        {"method": "mixed model, random intercept a site, calendar months off", "default": False, **row}
+        for row in rows
+    ]
     checks = regression.residual_checks(snow, x, names, site, order, months)
     checks |= {"fitted": fitted, "autocorrelation": autocorrelation(checks["residuals"], site, order)}
     return found, about, checks

@@ -88,8 +88,8 @@ def fit(
     order (n, dates or numbers) and series (n, sites; none = one) say which row follows which; hac goes by
     them (without order by row, without series by `groups`). With order, "year" counts that December goes on
     in January: rho is `lag_one` of the residuals, used where it is above 0 (None: not asked for, or under
-    FEWEST_DATES a series). bench/climate_errors.py measures
-    what each is worth. Coefficients are in units of y per unit of x.
+    FEWEST_DATES a series). bench/climate_errors.py measures what each is worth. Coefficients are in units of
+    y per unit of x.
     Returns rows (one a predictor: name, coefficient, standard_error, low, high, p, dof, standardised,
     partial_r2, vif), and n, constants, groups, hac_lags, rho, r2 and adjusted_r2 (of what the constants
     leave), intercept (None with within), residuals and fitted (n, of y less its means), errors.
