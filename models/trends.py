@@ -322,26 +322,31 @@ def year_block_bootstrap(
     values, times = checked(values, times)
     years, seasons = values.shape[-2:]
     draws = np.random.default_rng(seed).integers(0, max(years, 1), (resamples, years))
-    apart = [np.where(draws[:, lag:] == draws[:, :-lag], np.nan, lag) for lag in range(1, years)]
-    apart = [distance[..., None].astype(np.float32) for distance in apart]
     pairs = years * (years - 1) // 2
+
+    def medians(residual, shift, draws):
+        residual, shift = residual[:, draws], shift[:, draws]
+        slopes, at = np.empty((len(residual), len(draws), pairs, seasons), np.float32), 0
+        for lag in range(1, years):
+            part = slopes[:, :, at : at + years - lag]
+            np.subtract(residual[:, :, lag:], residual[:, :, :-lag], out=part)
+            run = shift[:, :, lag:] - shift[:, :, :-lag]
+            run += np.where(draws[:, lag:] == draws[:, :-lag], np.nan, lag)[..., None].astype(np.float32)
+            part /= run
+            at += years - lag
+        slopes = slopes.reshape(len(residual), len(draws), pairs * seasons)
+        slopes.sort(-1)
+        return middle(slopes, np.isfinite(slopes).sum(-1))
 
     def chunk(x, t, slope):
         slope = slope[:, 0, 0]
         residual = (x - median_of_seasons(x)) - slope[:, None, None] * (t - median_of_seasons(t))
         shift = np.where(np.isnan(x), np.nan, t - np.arange(years)[:, None])
         shift = shift - median_of_seasons(shift)
-        residual, shift = residual.astype(np.float32)[:, draws], shift.astype(np.float32)[:, draws]
-        slopes, at = np.empty((len(x), resamples, pairs, seasons), np.float32), 0
-        for lag, distance in enumerate(apart, 1):
-            part = slopes[:, :, at : at + years - lag]
-            np.subtract(residual[:, :, lag:], residual[:, :, :-lag], out=part)
-            run = shift[:, :, lag:] - shift[:, :, :-lag]
-            run += distance
-            part /= run
-            at += years - lag
-        slopes = np.sort(slopes.reshape(len(x), resamples, pairs * seasons), -1)
-        drawn = np.sort(middle(slopes, np.isfinite(slopes).sum(-1)), 1)  # series, resamples; NaN last
+        residual, shift = residual.astype(np.float32), shift.astype(np.float32)
+        parts = -(-len(x) * resamples * pairs * seasons // (16 * CHUNK))  # many sites pooled into one series
+        drawn = [medians(residual, shift, part) for part in np.array_split(draws, max(parts, 1))]
+        drawn = np.sort(np.concatenate(drawn, 1), 1)  # series, resamples; NaN last
         known, used = np.isfinite(drawn).sum(1), np.isfinite(x).any(2).sum(1)
         enough = (used >= MIN_YEARS) & (2 * known > resamples) & (drawn[:, 0] < choose(drawn, known - 1))
         n = np.where(enough, used, MIN_YEARS)
