@@ -456,7 +456,8 @@ def write(args, at, nets, done, judged, labels, seconds) -> None:
         "includes the day of the pass. Water is left out: no label covers it. Scores of a net are those of",
         "its seeds' pixels together.",
         "",
-        f"Command: `python bench/accuracy.py`; {trained:.0f} s of training; commits: "
+        f"Command: `python bench/accuracy.py`; {trained:.0f} s of training on two cores, shared with other "
+        "work, most nets two at a time with a thread each; commits: "
         + ", ".join(f"{name} {commit[:10]}" for name, commit in commits.items()) + ".",
         "",
         "## In one sentence each", "", *sentences(judged, contribution), "",
