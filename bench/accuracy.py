@@ -236,6 +236,14 @@ def judge_labels(at: dict) -> dict:
 # ---- tables ------------------------------------------------------------------------------------------------
 
 
+def kept(table: list[dict]) -> list[dict]:
+    """The rows of a table with the scores shown, to five digits: what results/accuracy.json holds."""
+    names = ("stratum", "class", "sites", "scenes", "sites_with_snow", "pixels", "prevalence")
+    names += tuple(f"{score}{end}" for score in SHOWN for end in ("", "_low", "_high"))
+    rows = [{name: row.get(name) for name in names} for row in table]
+    return [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+
+
 def value(row: dict, name: str) -> str:
     if row[name] is None:
         return "-"
@@ -525,18 +533,19 @@ def write(args, at, nets, done, judged, labels, seconds) -> None:
         "seconds_of_training": {name: one["seconds"] for name, one in done.items()},
         "commits": commits,
         "scores": {
-            f"{target}, {level}, {against}": {name: tally.table() for name, tally in tallies.items()}
+            f"{target}, {level}, {against}": {name: kept(tally.table()) for name, tally in tallies.items()}
             for (target, level), one in judged.items()
             for against, tallies in one["tallies"].items()
         },
         "all_bands_minus": comparisons,
         "contribution": contribution,
-        "optical_labels": {name: tally.table() for name, tally in labels.items()},
+        "optical_labels": {name: kept(tally.table()) for name, tally in labels.items()},
         "iou_by_seed": dict(seeds),
         "weather_errors": LEVELS,
         "versions": runs.versions(),
     }
-    runs.write_json(args.out.with_suffix(".json"), figures)
+    text = json.dumps(runs.plain(figures), ensure_ascii=False, separators=(",", ":"))
+    runs.write_text(args.out.with_suffix(".json"), text + "\n")
     if contribution:
         contribution_figure(args.out.with_name(args.out.name + "_contribution.png"), contribution)
     runs.say(f"written: {args.out}.md")
