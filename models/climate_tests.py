@@ -79,7 +79,7 @@ def by_year(values) -> np.ndarray:
 
 
 def other_trends(values, times, seed: int, resamples: int) -> list[dict]:
-    """What else is in use, beside the default; error rates of each: bench/results/climate_errors.md."""
+    """What else is in use, beside the default; bench/climate_errors.py measures the error rates of each."""
     pooled, when = by_year(values), by_year(times)
     sen, blocks = trends.seasonal_sen(pooled, when, cycle=values.shape[2]), {}
     plain, published = trends.seasonal_kendall(pooled, correlated=False), trends.seasonal_kendall(pooled)
