@@ -155,9 +155,11 @@ def panel(args, values, name, season, row, tables, treatment) -> dict:
     if "why_not" in row:
         text, slope, intercept = f"{treatment}: {row['why_not']}", None, None
     else:
-        r = f"r {row['r']:.3f} [{row['r_low']:.2f}, {row['r_high']:.2f}], R2 {row['r2']:.3f}"
-        n = f"n {row['n']}, effective {figure_of(row['n_eff'])}, p {row['p']:.2g}"
-        text = f"{treatment}\n{r}\n{n}\nslope {between(row, 'slope', 'slope_low', 'slope_high')}"
+        r = f"r {row['r']:.3f} [{row['r_low']:.2f}, {row['r_high']:.2f}], R2 {row['r2']:.2f}"
+        n = f"n {row['n']}, effective {figure_of(row['n_eff'])}"
+        unit = f"{snow_words(tables)} per {tables.units[name]}, p {row['p']:.2g}"
+        slopes = f"slope {between(row, 'slope', 'slope_low', 'slope_high')}\n{unit}"
+        text = f"{treatment}\n{r}\n{n}\n{slopes}"
         slope, intercept = np.polyfit(y, x, 1) if args.original_axes else np.polyfit(x, y, 1)
     if args.original_axes:
         x, y, label, snow = y, x, snow, label
