@@ -211,7 +211,10 @@ def write_weather(args, names, days, made) -> None:
             "source": SOURCE.format(seed=args.seed), "timezone": "UTC",
             "errors": {"level": level, "values": errors},
             "units": {key: unit for key, unit in sim_weather.UNITS.items() if key in rows[0]},
-            "sites": {name: {"elevation_m": height} for name, (_, height) in zip(names, made, strict=True)},
+            "sites": {
+                name: {"elevation_m": height, "latitude": round(site_grid(number, args.size).centre()[0], 6)}
+                for number, (name, (_, height)) in enumerate(zip(names, made, strict=True))
+            },
         }  # fmt: skip
         runs.write_json(path.with_suffix(".json"), about)
 
