@@ -71,8 +71,7 @@ def monthly_table(rows, tables) -> pd.DataFrame:
     """Monthly means of snow and weather a site, and their anomalies."""
     columns = ["snow", *tables.variables]
     months = series.monthly(rows, columns)
-    less = months[columns] - months.groupby(["site", "month"])[columns].transform("mean")
-    return pd.concat([months, less.add_suffix("_anomaly")], axis=1)
+    return pd.concat([months, series.anomalies(months, columns).add_suffix("_anomaly")], axis=1)
 
 
 def snow_seasons(args, rows, tables, notes) -> list[dict]:
@@ -238,7 +237,7 @@ def climatology_figure(out, tables, rows, shown) -> None:
         mean = grouped.mean()
         about[name] = {"label": units[name], "month": mean.index, "mean": mean, "low": grouped.quantile(0.1),
                        "high": grouped.quantile(0.9)}  # fmt: skip
-        anomaly = months[name] - months.groupby(["site", "month"])[name].transform("mean")
+        anomaly = series.anomalies(months, [name])[name]
         by_month = anomaly.groupby([months["year"], months["month"]]).mean()
         times = [year + (month - 0.5) / 12 for year, month in by_month.index]
         less[name] = times, by_month.to_numpy()

@@ -3,7 +3,7 @@
     rows["snow_anomaly"] = anomalies(rows, ["snow"])["snow"]
     values, times, sites, years = cube(monthly(rows, ["snow"]), "snow")   # (sites, years, 12)
 
-Needs numpy and pandas, and runs.py beside it for its errors. Rows are what climate_tables.read gives. A
+Needs numpy and pandas, and runs.py and degree_days.py beside it. Rows are what climate_tables.read gives. A
 missing value stays NaN and is never filled.
 """
 
@@ -13,6 +13,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from data_prep.degree_days import MISSING_SHARE
 from data_prep.runs import BadInput
 
 SEASONS = {"winter": (12, 1, 2), "spring": (3, 4, 5), "summer": (6, 7, 8), "fall": (9, 10, 11)}
@@ -20,7 +21,6 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 FIRST_MONTH = {False: 10, True: 4}  # of the hydrological year, north and south
 LAG_DAYS = (1, 3, 7, 14, 30)
 SUMMED_DAYS = (7, 30)  # windows of degree days and of snowfall
-MISSING_SHARE = 0.2  # of a window's days, as in degree_days.py; more is NaN
 MELT_C = 0.0  # degree days count from here
 UNSEEN_SHARE = 0.05  # of a year's days, 18 of them; with more no snow days are counted. A choice
 MAX_GAP_DAYS = 24  # two 12-day repeats of Sentinel-1: one pass may be lost. A choice
@@ -110,10 +110,11 @@ def decimal_year(dates) -> np.ndarray:
 def anomalies(rows: pd.DataFrame, columns) -> pd.DataFrame:
     """`columns` less the mean of the same site and calendar month over all years; index as in rows.
 
-    A month with a single value is its own mean: its anomaly is 0 and tells nothing.
+    rows: a row a date, or a month as `monthly` makes it. A month with a single value is its own mean: its
+    anomaly is 0 and tells nothing.
     """
     columns = list(columns)
-    groups = [rows["site"], rows["date"].dt.month.rename("month")]
+    groups = [rows["site"], rows["month"] if "month" in rows else rows["date"].dt.month.rename("month")]
     return rows[columns] - rows[columns].groupby(groups).transform("mean")
 
 
