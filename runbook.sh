@@ -2,14 +2,15 @@
 # The chain, from raw scenes to judged snow masks and what snow cover says about climate:  ./runbook.sh
 #
 #   ./runbook.sh            make .venv, install, run every step; finished steps are skipped, interrupted ones go on
-#   ./runbook.sh test       make .venv, install, run all tests (further words go to pytest)
+#   ./runbook.sh test       make .venv, install, run all tests (further words go to pytest: -m "not slow")
 #   DRY_RUN=1               print the commands      FROM=4 / ONLY=4   start at a step / run one step
 #   DATA=my/scenes          your own scenes         OUT=runs/mine     where results go (default runs/default)
 #   BANDS=vv,vh,elevation   what the net sees       WEATHER=my.csv    for step 9 and bands like degree-days-30
 #   SIZE=tiny               small sites, a small net: the size tests use
 #   PYTHON=python3.12       the interpreter that makes .venv
 #
-# Without DATA: steps 1-9 on simulated sites, whose snow is known, then 10-14 on six real pairs.
+# Without DATA: steps 1-9 on simulated sites, whose snow is known, then 10-14 on six real pairs. Steps 15-18: what
+# Segment Anything and other networks make of the radar, with weights that npm and pip bring, left out without.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 here=$PWD
@@ -22,8 +23,8 @@ for number in "${FROM:-1}" "${ONLY:-1}"; do
   case $number in *[!0-9]*) echo "runbook.sh: FROM or ONLY is '$number': expected a step's number." >&2; exit 2 ;; esac
 done
 case ${SIZE:-default} in
-  default) simulate=(--sites 36) train=(--epochs 12 --batch 16 --crop 128) small=(--epochs 40) ;;
-  tiny) simulate=(--sites 12 --size 96 --years 1) train=(--width 4 --depth 3 --epochs 4) small=("${train[@]}") ;;
+  default) simulate=(--sites 36) train=(--epochs 12 --batch 16 --crop 128) small=(--epochs 40) chips=(--sample 24) ;;
+  tiny) simulate=(--sites 12 --size 96 --years 1) train=(--width 4 --depth 3 --epochs 4) small=("${train[@]}") chips=(--sample 2) ;;
   *) echo "runbook.sh: SIZE=$SIZE: expected default or tiny." >&2; exit 2 ;;
 esac
 if [ -n "${DATA:-}" ]; then
@@ -50,15 +51,24 @@ steps() {   # one numbered step, one command
   if [ -n "${DATA:-}" ]; then
     [ -z "${WEATHER:-}" ] ||
     step 9 climate  $python climate_analysis.py --data "$OUT/7_map" "${weather[@]}" --out "$OUT/9_climate"
-    return 0
+  else
+    step 8 cover    $python -m data_prep.snow_cover --data "$OUT/2_curate" --truth "$SCENES" --tables "$OUT/7_map" --out "$OUT/8_cover"
+    step 9 climate  $python climate_analysis.py --data "$OUT/8_cover" --weather "$OUT/1_simulate/weather.csv" --source unet --out "$OUT/9_climate"
+    step 10 sample  $python -m data_prep.sample --out data/sample
+    step 11 curate  $python -m data_prep.curate --data data/sample/scenes --out "$OUT/11_curate" --card
+    step 12 split   $python -m data_prep.split --data "$OUT/11_curate" --out "$OUT/12_split"
+    step 13 train   $python train_unet.py --data "$OUT/12_split" --out "$OUT/13_train" "${small[@]}"
+    step 14 score   $python infer_unet.py --data "$OUT/12_split" --weights "$OUT/13_train/best.pt" --out "$OUT/14_score"
   fi
-  step 8 cover    $python -m data_prep.snow_cover --data "$OUT/2_curate" --truth "$SCENES" --tables "$OUT/7_map" --out "$OUT/8_cover"
-  step 9 climate  $python climate_analysis.py --data "$OUT/8_cover" --weather "$OUT/1_simulate/weather.csv" --source unet --out "$OUT/9_climate"
-  step 10 sample  $python -m data_prep.sample --out data/sample
-  step 11 curate  $python -m data_prep.curate --data data/sample/scenes --out "$OUT/11_curate" --card
-  step 12 split   $python -m data_prep.split --data "$OUT/11_curate" --out "$OUT/12_split"
-  step 13 train   $python train_unet.py --data "$OUT/12_split" --out "$OUT/13_train" "${small[@]}"
-  step 14 score   $python infer_unet.py --data "$OUT/12_split" --weights "$OUT/13_train/best.pt" --out "$OUT/14_score"
+  optional=yes
+  step 15 weights $python -m data_prep.weights --model mobile-sam --out data/weights
+  step 16 weights $python -m data_prep.weights --model dinov2-small --out data/weights
+  optional=
+  needs=data/weights/mobile-sam.safetensors
+  step 17 sam     $python run_sam.py --data "$OUT/3_split" --unet "$OUT/5_score" --weights data/weights/mobile-sam.safetensors --out "$OUT/17_sam" --grid-points 8 "${chips[@]}"
+  needs=data/weights/dinov2-small/model.safetensors
+  step 18 probe   $python probe_activations.py --data "$OUT/3_split" --weights dinov2=data/weights/dinov2-small --out "$OUT/18_probe" "${chips[@]}"
+  needs=
 }
 
 install() {   # $1: a requirements file; done once for each state of the files
@@ -83,6 +93,8 @@ run_logged() {   # what people read goes to the screen and to $log, the result t
   "$@" 2>&1 >>"$log" | tee -ai "$log" >&2 || return "${PIPESTATUS[0]}"
 }
 
+needs=     # a file without which a step is left out
+optional=  # where set, a step that cannot do its work (exit code 2) is left out, and the chain goes on
 changed=   # once a step's arguments or input differ from what its folder holds, it and all after it are made anew
 step() {
   local number=$1 name=$2 log="$OUT/logs/$1_$2.log"; shift 2
@@ -90,14 +102,21 @@ step() {
   if [ "$number" -lt "${FROM:-1}" ]; then return; fi
   echo "[$number $name] $*" >&2
   [ -z "${DRY_RUN:-}" ] || return 0
+  if [ -n "$needs" ] && [ ! -e "$needs" ]; then
+    echo "[$number $name] left out: $needs is not there" >&2
+    return 0
+  fi
   mkdir -p "$OUT/logs"
-  local code=0
-  run_logged "$@" $changed || code=$?
+  local code=0 again=$changed
+  [ -z "$optional" ] || again=   # weights do not depend on what was changed
+  run_logged "$@" $again || code=$?
   if [ $code = 2 ] && grep -q "made with other arguments or input" "$log"; then
     changed=--overwrite code=0
     run_logged "$@" $changed || code=$?
   fi
-  if [ $code != 0 ]; then
+  if [ $code = 2 ] && [ -n "$optional" ]; then
+    echo "[$number $name] left out, see above" >&2
+  elif [ $code != 0 ]; then
     echo "runbook.sh: step $number ($name) ended with exit code $code; its log: $log" >&2
     exit $code
   fi
@@ -105,13 +124,13 @@ step() {
 
 if [ "${1:-}" = test ]; then
   shift
-  install requirements.txt; install requirements-dev.txt
+  install requirements.txt; install requirements-extra.txt; install requirements-dev.txt
   export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
   exec $python -m pytest -q -n 2 "$@"
 elif [ $# != 0 ]; then
   echo "runbook.sh: unknown word '$1'; there is only 'test'." >&2; exit 2
 fi
-[ -n "${DRY_RUN:-}" ] || install requirements.txt
+if [ -z "${DRY_RUN:-}" ]; then install requirements.txt; install requirements-extra.txt; fi
 steps
 case $OUT in /*) ;; *) OUT=$root/$OUT ;; esac
 [ -n "${DRY_RUN:-}" ] || echo "done: look into $OUT" >&2

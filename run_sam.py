@@ -1,0 +1,437 @@
+"""Map snow with Segment Anything, prompted from every source, and judge it beside the U-Net in one table.
+
+    python run_sam.py --data runs/default/3_split --sample 48 --unet runs/default/5_score \\
+        --weights runs/weights/mobile-sam.safetensors --out runs/sam
+
+In: a triplets folder and weights of SAM (vit_b, vit_l, vit_h or MobileSAM's vit_t). --image says whether SAM
+sees the radar, stretched by its whole scene, or the RGB. Sources of prompts:
+
+    oracle-points oracle-box           from the truth: an upper bound, no result
+    grid                               SAM's automatic masks, kept where most of them is snow to Otsu's cut
+    otsu-box otsu-points               radar: darker than Otsu's threshold; RGB: brighter
+    unet-points unet-box unet-mask     from infer_unet's output, --unet; the mask goes with its points
+
+Out: <source>/mask/<id>.tif and <source>/probability/<id>.tif, scores.csv, strata.csv, paired.csv,
+per_image.csv, metrics.json, strata.png, overlays_<source>.png. A probability is the logistic of SAM's logit:
+an order, not calibrated. An image whose cue is empty is mapped snow-free and counted. Embeddings are kept in
+--cache (4 MiB an image); an interrupted run goes on with the next triplet.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from data_prep import runs
+from data_prep.runs import BadInput
+
+TABLES = ("scores.csv", "strata.csv", "paired.csv", "per_image.csv", "metrics.json", "strata.png")
+OLD = (*TABLES, "overlays_*.png", "records/*.json", "*/mask/*", "*/probability/*")
+THRESHOLD = 0.5  # of the probability: SAM's own, logit 0
+KINDS = ("mask", "probability")
+
+
+# ---- what is to be mapped ----------------------------------------------------------------------------------
+
+
+def choose_sources(args) -> list[str]:
+    """Names of the sources asked for, or all that need no more than was given."""
+    from models import prompts
+
+    unknown = [name for name in args.prompts or () if name not in prompts.SOURCES]
+    if unknown:
+        raise BadInput(f"--prompts {' '.join(unknown)}: unknown; there are {', '.join(prompts.SOURCES)}.")
+    names = [name for name in prompts.SOURCES if name in (args.prompts or prompts.SOURCES)]
+    needy = [name for name in names if prompts.SOURCES[name][0] == "unet"]
+    if needy and args.prompts and not args.unet:
+        raise BadInput(f"--prompts {' '.join(needy)}: need --unet with what infer_unet.py wrote of the data.")
+    return [name for name in names if args.unet or name not in needy]
+
+
+def choose_triplets(args, unet) -> tuple:
+    """The triplets to map, each looked at, and the stretch of their scenes."""
+    from data_prep import compose, triplets
+
+    manifest = triplets.read_manifest(args.data)
+    chosen = manifest if args.split == "all" else manifest.of(args.split)
+    every, chosen.rows = manifest.rows, compose.sample(chosen.rows, args.sample, args.seed)[: args.limit]
+    if not chosen.rows:
+        raise BadInput(
+            f"{args.data}: split {args.split!r} is empty; choose another --split or run data_prep.split."
+        )
+    limits, unreadable, good = {}, [], []
+    if args.image == "sar":
+        scenes = {compose.scene_key(row) for row in chosen.rows}
+        siblings = [row for row in every if compose.scene_key(row) in scenes]
+        limits = compose.scene_limits(siblings, compose.COMPOSE[args.compose], unreadable)
+    for problem in unreadable:
+        leave_out(args, problem, chosen.bad)
+    for row in runs.progress(chosen.rows, len(chosen.rows), "reading"):
+        try:
+            picture, valid = read_picture(args, row, limits)
+            read_cues(args, row, picture, unet)
+            if not valid.any():
+                raise BadInput(f"{row['id']}: no pixel of its {args.image} is valid.")
+            good.append(row)
+        except BadInput as error:
+            leave_out(args, str(error), chosen.bad)
+    if not good:
+        raise BadInput(f"{args.data}: none of its triplets can be used; the first: {chosen.bad[0]}")
+    chosen.rows = good
+    return chosen, limits
+
+
+def leave_out(args, problem: str, bad: list[str]) -> None:
+    """Note a damaged triplet, once, under --skip-bad; else stop."""
+    if not args.skip_bad:
+        raise BadInput(f"{problem.rstrip('.')}; mend it, or leave such triplets out with --skip-bad.")
+    if problem not in bad:
+        runs.say(f"left out: {problem}")
+        bad.append(problem)
+
+
+def read_picture(args, row: dict, limits: dict):
+    """What SAM sees of a triplet, uint8 (H, W, 3), and where it is valid."""
+    from data_prep import compose
+
+    return compose.rgb_picture(row) if args.image == "rgb" else compose.sar_picture(row, args.compose, limits)
+
+
+def read_cues(args, row: dict, picture, unet) -> dict:
+    """Cues of a triplet, uint8 (H, W) of 0, 1, 255: truth, and unet with its probability and threshold."""
+    from data_prep import foreign_masks, mask_folders, rasters, triplets
+
+    cues, shape = {"truth": triplets.read_mask(row, args.target)}, picture.shape[:2]
+    if cues["truth"].shape != shape:
+        raise BadInput(f"{row['id']}: its {args.image} is {shape} pixels, its mask {cues['truth'].shape}.")
+    if unet:
+        paths = mask_folders.find(unet, row)
+        if not paths:
+            raise BadInput(f"{args.unet}: no mask of {row['id']}; run infer_unet.py on the same triplets.")
+        cues["unet"] = foreign_masks.read(unet, row, shape)
+        if cues["unet"] is None:
+            raise BadInput(f"{paths[0]}: has no valid pixel; run infer_unet.py again.")
+        tags = rasters.open_header(paths[0]).tags if paths[0].suffix != ".png" else {}
+        cues["threshold"] = float(tags.get("threshold", THRESHOLD))
+        cues["probability"] = foreign_masks.read(unet, row, shape, "probability")
+    return cues
+
+
+def add_otsu(args, row: dict, picture, valid, cues: dict) -> None:
+    """The cue "otsu" of what SAM sees: the radar's first band in dB, an 8-bit picture, or RGB."""
+    import numpy as np
+
+    from data_prep import compose, triplets
+    from models import prompts
+
+    if args.image == "rgb":
+        cues["otsu"] = prompts.optical_cue(picture, valid)
+    elif row["sar"].suffix == ".png":
+        cues["otsu"] = prompts.grey_cue(picture[..., 0].astype(np.float32))
+    else:
+        band = triplets.read_image(row, compose.COMPOSE[args.compose][:1])[0]
+        cues["otsu"] = np.where(valid, prompts.radar_cue(band), np.uint8(255))
+
+
+# ---- maps --------------------------------------------------------------------------------------------------
+
+
+def encode_missing(args, net, dtype, tiles: dict, stop) -> tuple[int, float]:
+    """Make the embeddings that are not in the cache; tiles: file -> picture. Returns hits, seconds of SAM."""
+    import torch
+
+    from data_prep import embeddings
+    from models import sam
+
+    missing, seconds = [path for path in tiles if embeddings.load(path) is None], 0.0
+    for start in range(0, len(missing), args.batch):
+        if stop.requested:
+            raise runs.Interrupted
+        part = missing[start : start + args.batch]
+        frames = torch.stack([sam.frame(tiles[path]) for path in part])
+        began = time.perf_counter()
+        found = sam.encode(net, frames, dtype).cpu().numpy()
+        seconds += time.perf_counter() - began
+        for path, embedding in zip(part, found, strict=True):
+            embeddings.save(path, embedding)
+    return len(tiles) - len(missing), seconds
+
+
+def map_triplet(args, net, row: dict, sources, plan, files, picture, valid, unet) -> dict:
+    """Write a triplet's mask and probability by every source; returns its record. files: of embeddings."""
+    import torch
+
+    from data_prep import embeddings, predictions
+    from models import metrics, prompts, sam_maps
+
+    cues = read_cues(args, row, picture, unet)
+    add_otsu(args, row, picture, valid, cues)
+    found = (torch.from_numpy(embeddings.load(path)) for path in files)
+    asking = sam_maps.Asking(args.points, args.boxes, args.grid_points, args.keep, f"{args.seed} {row['id']}")
+    logits, asked, seconds = sam_maps.map_image(net, plan, found, sources, cues, asking)
+    for source in sources:
+        probability = sam_maps.probability(logits[source], valid)
+        mask = metrics.to_mask(probability, THRESHOLD)
+        tags = {"threshold": THRESHOLD, "source": prompts.label(source, args.keep), "sam": net.provenance}
+        predictions.write(args.out / source, row, probability, mask, **tags)
+    return {"id": row["id"], "tiles": len(files), "decoder_seconds": seconds, "prompts": asked}
+
+
+def map_triplets(args, net, dtype, rows, limits, sources, unet) -> list[dict]:
+    """Records of all triplets, in order; those on disk are not made again."""
+    from data_prep import embeddings
+    from models import sam, sam_maps
+
+    known = sam.weights_hash(args.weights, net.model, args.seed), net.model, str(dtype)
+    cache = args.cache or args.out / "embeddings"
+    for folder in (cache, args.out / "records", *(args.out / s / k for s in sources for k in KINDS)):
+        folder.mkdir(parents=True, exist_ok=True)
+    stop, records = runs.StopSignal(), {}
+    batches = [rows[start : start + args.batch] for start in range(0, len(rows), args.batch)]
+    for batch in runs.progress(batches, len(batches), "batches"):
+        done = {row["id"]: read_record(args, row, sources) for row in batch}
+        todo, tiles = [], {}
+        for row in batch:
+            if not done[row["id"]]:
+                picture, valid = read_picture(args, row, limits)
+                plan = sam_maps.tiles(valid.shape, args.tile)
+                parts = [picture[window] for window, _ in plan]
+                files = [cache / f"{embeddings.key(*known, part)}.npy" for part in parts]
+                tiles |= dict(zip(files, parts, strict=True))
+                todo.append((row, plan, files, picture, valid))
+        hits, seconds = encode_missing(args, net, dtype, tiles, stop)
+        for row, plan, files, picture, valid in todo:
+            if stop.requested:
+                raise runs.Interrupted(f"{len(records)} of {len(rows)} triplets are done.")
+            record = map_triplet(args, net, row, sources, plan, files, picture, valid, unet)
+            share = len(files) / sum(len(files) for _, _, files, _, _ in todo)
+            record |= {"cache_hits": hits * share, "encoder_seconds": seconds * share}
+            runs.write_json(args.out / "records" / f"{row['id']}.json", record)
+            done[row["id"]] = record
+        records |= done
+    return list(records.values())
+
+
+def read_record(args, row: dict, sources) -> dict | None:
+    """The record of a triplet that is done."""
+    end = ".png" if row["sar"].suffix == ".png" else ".tif"
+    path = args.out / "records" / f"{row['id']}.json"
+    masks = [args.out / source / "mask" / f"{row['id']}{end}" for source in sources]
+    if not all(file.exists() for file in (path, *masks)):
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# ---- the table ---------------------------------------------------------------------------------------------
+
+
+def judge(args, rows, records, methods: dict) -> dict:
+    """Tally and coverage of every method, on the pixels valid in all of them and in the reference.
+
+    methods: name -> its folder of masks. Writes per_image.csv.
+    """
+    import numpy as np
+
+    from data_prep import foreign_masks, mask_folders, strata, triplets
+    from models import metrics
+
+    tallies = {name: metrics.Tally(strata.CLASSES, strata.SNOW_ONLY) for name in methods}
+    sure = {name for name, masks in methods.items() if mask_folders.has_probabilities(masks, rows)}
+    covered, valid, per_image = dict.fromkeys(methods, 0), 0, []
+    for row, record in zip(rows, records, strict=True):
+        reference = triplets.read_mask(row, args.target)
+        shape, common = reference.shape, reference
+        read = {n: [foreign_masks.read(m, row, shape, kind) for kind in KINDS] for n, m in methods.items()}
+        marks = {n: np.full(shape, 255, np.uint8) if mask is None else mask for n, (mask, _) in read.items()}
+        valid += int((reference != 255).sum())
+        for name, mask in marks.items():
+            covered[name] += int(((mask != 255) & (reference != 255)).sum())
+            common = np.where(mask != 255, common, 255)
+        chances = foreign_masks.in_common({name: read[name][1] for name in sure}, shape)
+        codes, scene = strata.codes(row, shape), row["s1_date"] or row["id"]
+        about = {"id": row["id"], "site": row["site"], "scene": scene, "split": row["split"]}
+        for name, mask in marks.items():
+            asked = record["prompts"].get(methods[name].folder.name, ())
+            about["prompts"] = None if name == "unet" else len(asked)
+            scores = tallies[name].add(row["site"], scene, mask, common, codes, chances.get(name))
+            per_image.append({"method": name, **about, **scores})
+    if not any(tally.groups() for tally in tallies.values()):
+        each = ", ".join(f"{name} {count}" for name, count in covered.items())
+        raise BadInput(f"{args.data}: no pixel is valid in the {args.target} label and in all of: {each}.")
+    order = list(methods)
+    per_image.sort(key=lambda found: (order.index(found["method"]), found["id"]))
+    runs.write_csv(args.out / "per_image.csv", list(per_image[0]), per_image)
+    coverage = {name: covered[name] / valid if valid else None for name in methods}
+    return {"tallies": tallies, "coverage": coverage, "per_image": per_image}
+
+
+def report(args, tallies, coverage, title: str) -> dict:
+    """Write the tables and their figure; returns what result.json holds of every method."""
+    from data_prep import reporting
+    from models import metrics
+
+    first, *others = tallies
+    tables = {name: tally.table(args.seed) for name, tally in tallies.items()}
+    pairs = [
+        {"first": first, "other": other, **row}
+        for other in others
+        for row in metrics.paired_table(tallies[first], tallies[other], args.seed)
+    ]
+    reporting.write_scores(args.out / "scores.csv", tables, coverage)
+    reporting.write_strata(args.out / "strata.csv", tables)
+    reporting.write_paired(args.out / "paired.csv", pairs)
+    reporting.write_figures(args.out, tables, title)
+    methods = {
+        name: {
+            "coverage": coverage[name],
+            "scores": tally.scores(),
+            "interval_95": metrics.cluster_bootstrap(tally.rows(), args.seed),
+        }
+        for name, tally in tallies.items()
+    }
+    about = reporting.comparisons(pairs) if pairs else None
+    runs.write_json(args.out / "metrics.json", {"methods": methods, "comparisons": about, "paired": pairs})
+    reporting.say_table(tables, coverage, pairs)
+    return {"methods": methods, "comparisons": about}
+
+
+def draw(args, rows, records, methods, per_image, limits, title: str) -> None:
+    """overlays_<source>.png of every source."""
+    from data_prep import sam_pictures
+
+    for name, masks in methods.items():
+        if name != "unet":
+            source, own = masks.folder.name, [found for found in per_image if found["method"] == name]
+            cases = {row["id"]: (row, r["prompts"][source]) for row, r in zip(rows, records, strict=True)}
+            sam_pictures.overlays(
+                args.out / f"overlays_{source}.png", f"{name}: {title}", cases, masks, own, args,
+                lambda row: read_picture(args, row, limits),
+            )  # fmt: skip
+
+
+def figures_of(args, net, sources, records, chosen) -> dict:
+    """What result.json says of the run itself."""
+    tiles = sum(record["tiles"] for record in records)
+    hits = sum(record["cache_hits"] for record in records)
+    return {
+        "split": args.split, "triplets": len(records), "target": args.target, "image": args.image,
+        "compose": args.compose if args.image == "sar" else None, "keep": args.keep,
+        "model": net.model, "provenance": net.provenance, "random_weights": str(args.weights) == "random",
+        "tiles": tiles, "cache_hits": round(hits), "left_out": chosen.bad,
+        "encoder_seconds_per_image": sum(record["encoder_seconds"] for record in records) / len(records),
+        "decoder_seconds_per_image": sum(record["decoder_seconds"] for record in records) / len(records),
+        "prompts": {name: sum(len(record["prompts"][name]) for record in records) for name in sources},
+        "without_prompt": {name: sum(not r["prompts"][name] for r in records) for name in sources},
+    }  # fmt: skip
+
+
+# ---- the job -----------------------------------------------------------------------------------------------
+
+
+def get_parser():
+    parser = runs.get_parser(
+        __doc__,
+        *(
+            "--data",
+            "--out",
+            "--config",
+            "--seed",
+            "--device",
+            "--amp",
+            "--limit",
+            "--overwrite",
+            "--dry-run",
+        ),
+        data="triplets folder",
+    )
+    add = parser.add_argument
+    weights = "SAM's weights (.pth, .pt, .safetensors; python -m data_prep.weights), or random: plumbing only"
+    add("--weights", type=Path, required=True, metavar="PATH", help=weights)
+    add("--model", choices=("auto", "vit_t", "vit_b", "vit_l", "vit_h"), default="auto", help="auto: by file")
+    add("--split", choices=("train", "val", "test", "all"), default="test", help="of triplets")
+    add("--sample", type=int, metavar="N", help="only N of the split's triplets, chosen by --seed")
+    add("--target", choices=("total", "wet"), default="total", help="snow to judge by, and oracles' truth")
+    add("--image", choices=("sar", "rgb"), default="sar", help="what SAM sees")
+    add("--compose", choices=("vv", "vh", "vv,vh,ratio"), default="vv", help="radar bands as a picture")
+    add("--prompts", nargs="+", metavar="SOURCE", help="sources (default: all that need no more than given)")
+    add("--unet", type=Path, metavar="DIR", help="output of infer_unet.py on the same triplets")
+    rules = ("score", "smallest", "middle", "largest", "single", "oracle")
+    keep = (
+        "which of SAM's masks of a prompt: its own best score, by size, the one it gives when asked for one"
+    )
+    add("--keep", choices=rules, default="score", help=f"{keep}; oracle: best against truth")
+    add("--points", type=int, default=5, metavar="N", help="points of snow, and as many of bare ground")
+    add("--boxes", type=int, default=5, metavar="N", help="boxes around the largest components of a cue")
+    add("--grid-points", type=int, default=32, metavar="N", help="points along a side of the grid")
+    add("--cache", type=Path, metavar="DIR", help="of embeddings (default: <out>/embeddings)")
+    add("--tile", type=int, default=1024, metavar="PX", help="larger triplets are mapped in tiles of it")
+    add("--batch", type=int, default=4, metavar="N", help="pictures at once through SAM's encoder")
+    add("--overlays", type=int, default=8, metavar="N", help="triplets shown in overlays_<source>.png")
+    add("--skip-bad", action="store_true", help="leave damaged triplets out, by name, instead of stopping")
+    return parser
+
+
+def check(args) -> None:
+    for name in ("points", "boxes", "grid_points", "batch", "overlays", "sample"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise BadInput(f"--{name.replace('_', '-')} {value}: must be positive.")
+    if args.tile < 64:
+        raise BadInput(f"--tile {args.tile}: must be 64 pixels or more.")
+    for path in (args.data, args.unet):
+        if path is not None and not path.is_dir():
+            raise BadInput(f"{path}: no such folder.")
+    for path in (args.data, args.unet):
+        if path is not None and args.out.exists() and args.out.samefile(path):
+            raise BadInput(f"{args.out}: holds the input; choose another --out.")
+
+
+def main(args) -> int:
+    check(args)
+    weights = [args.weights] if str(args.weights) != "random" else []
+    if weights and not args.weights.is_file():
+        raise BadInput(
+            f"{args.weights}: no such file; --weights takes an official sam_vit_*.pth of the hub, the file "
+            "that `python -m data_prep.weights --model mobile-sam --out DIR` makes, or random."
+        )
+    run = runs.Run(args, [*runs.triplets_inputs(args.data), *weights, *([args.unet] if args.unet else [])])
+    if run.finished():
+        return runs.DONE
+    sources = choose_sources(args)
+    from data_prep import mask_folders, triplets
+    from models import prompts, sam, training
+
+    unet = mask_folders.choose([("unet", args.unet)], (), ())[0] if args.unet else None
+    training.use_huge_pages()
+    try:
+        device = training.choose_device(args.device)
+        net = sam.load(args.weights, args.model, device, args.seed)
+    except ValueError as error:
+        raise BadInput(f"{error}.") from None
+    dtype = training.choose_precision(device, args.amp)
+    chosen, limits = choose_triplets(args, unet)
+    if args.dry_run:
+        runs.say(f"would map {len(chosen.rows)} triplets of split {args.split} by {', '.join(sources)}")
+        return runs.DONE
+    run.begin(*(str(p.relative_to(args.out)) for o in OLD for p in args.out.glob(o) if p.is_file()))
+    records = map_triplets(args, net, dtype, chosen.rows, limits, sources, unet)
+    ordered = sorted(sources, key=lambda source: prompts.ORACLE in prompts.label(source, args.keep))
+    named = [(prompts.label(source, args.keep), args.out / source) for source in ordered]
+    methods = {"unet": unet} if unet else {}
+    methods |= {name: mask_folders.MaskFolder(folder.name, folder) for name, folder in named}
+    seen = f"radar ({args.compose})" if args.image == "sar" else "RGB"
+    title = f"SAM on {seen}, split {args.split}{triplets.origin(chosen.rows)}\n{net.provenance}"
+    found = judge(args, chosen.rows, records, methods)
+    draw(args, chosen.rows, records, methods, found["per_image"], limits, title)
+    figures = report(args, found["tallies"], found["coverage"], title)
+    about = figures_of(args, net, sources, records, chosen)
+    for name, number in about["without_prompt"].items():
+        if number:
+            runs.say(f"{name}: no prompt in {number} of {len(records)} triplets, mapped snow-free")
+    seconds = [about[f"{part}_seconds_per_image"] for part in ("encoder", "decoder")]
+    runs.say(f"{net.provenance}: encoder {seconds[0]:.2f} s, decoder {seconds[1]:.2f} s an image")
+    return run.finish(**about, **figures, device=str(device), precision=str(dtype or "float32"))
+
+
+if __name__ == "__main__":
+    sys.exit(runs.start(main, get_parser()))
