@@ -67,7 +67,7 @@ steps() {   # one numbered step, one command
   needs=data/weights/mobile-sam.safetensors
   step 17 sam     $python run_sam.py --data "$OUT/3_split" --unet "$OUT/5_score" --weights data/weights/mobile-sam.safetensors --out "$OUT/17_sam" --grid-points 8 "${chips[@]}"
   needs=data/weights/dinov2-small/model.safetensors
-  step 18 probe   $python probe_activations.py --data "$OUT/3_split" --weights dinov2=data/weights/dinov2-small --out "$OUT/18_probe" "${chips[@]}"
+  step 18 probe   $python probe_activations.py --data "$OUT/3_split" --models dinov2 --weights dinov2=data/weights/dinov2-small --out "$OUT/18_probe" "${chips[@]}"
   needs=
 }
 

@@ -260,7 +260,7 @@ def fingerprint(path: Path, out: Path | None = None) -> dict:
         raise BadInput(f"{path}: no such file or folder.")
     if path.is_file():
         state = path.stat()
-        if path.suffix in (".csv", ".json", ".pt", ".toml"):
+        if path.suffix in (".csv", ".json", ".pt", ".pth", ".safetensors", ".toml"):
             with open(path, "rb") as stream:
                 return {"path": str(path), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
         return {"path": str(path), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}

@@ -6,7 +6,8 @@
     layer.add(rows[0], rows[B], valid[0], share[0], half=0, key=0)    # image by image
     row, areas = layer.result()
 
-Needs torch, numpy and models/activations.py. Memory depends on the channels, not on the number of images.
+Needs torch, numpy, models/activations.py and models/representations.py. Memory depends on the channels, not
+on the number of images.
 """
 
 import functools
@@ -14,7 +15,8 @@ import functools
 import numpy as np
 import torch
 
-from models.activations import Moments, Sample, Sparsity, best_channels, channel_auc, pool_mask
+from models.activations import pool_mask
+from models.representations import Moments, Sample, Sparsity, best_channels, channel_auc
 
 MODALITIES = ("RGB", "SAR")
 POSITIONS = 1024  # of a map that count, the same in every image; a transformer's patches are fewer: all count

@@ -42,6 +42,16 @@ assert np.array_equal(out, image[0])"""),
     "models/training.py": ({"torch"}, """
 import torch, training
 assert training.warm_up_cosine(0, 10, 2) == 0.5 and training.choose_device('cpu').type == 'cpu'"""),
+    "models/representations.py": ({"numpy"}, """
+import numpy as np, representations
+x = np.random.default_rng(0).normal(size=(50, 4))
+assert abs(representations.linear_cka(x, 3 * x[:, ::-1] + 1) - 1) < 1e-9"""),
+    "models/activations.py": ({"torch"}, """
+import torch, activations
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(inplace=True))
+with activations.Capture(net, ['0']) as capture:
+    net(torch.randn(1, 3, 5, 5))
+assert capture.outputs['0'].min() < 0"""),
     "data_prep/snow_index.py": ({"numpy"}, """
 import numpy as np, snow_index
 bands = {name: np.full((2, 2), v) for name, v in (('B03', 0.8), ('B04', 0.8), ('B08', 0.7), ('B11', 0.1))}
@@ -57,7 +67,20 @@ assert abs(slope[2, 2] - 45) < 1e-4 and aspect[2, 2] == 270"""),
 import numpy as np, sar
 assert abs(sar.to_db(np.array([0.1]))[0] + 10) < 1e-6"""),
 }  # fmt: skip
-HEAVY = {"torch", "numpy", "scipy", "rasterio", "cv2", "matplotlib", "PIL", "pandas", "sklearn", "tqdm"}
+HEAVY = {
+    "torch",
+    "numpy",
+    "scipy",
+    "rasterio",
+    "cv2",
+    "matplotlib",
+    "PIL",
+    "pandas",
+    "sklearn",
+    "tqdm",
+    "timm",
+    "onnx",
+}
 
 
 @pytest.mark.parametrize("piece", PIECES)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, THREADS, write_site
 
-STEP = re.compile(r"^\[(\d+) (\w+)\] (.*)$", re.MULTILINE)
+STEP = re.compile(r"^\[(\d+) (\w+)\] (\.venv.*)$", re.MULTILINE)
+OTHERS = ["15", "16", "17", "18"]  # Segment Anything and other networks, on any data
+LEFT_OUT = re.compile(r"^\[(\d+) \w+\] left out", re.MULTILINE)  # where npm or pip bring no weights
 
 
 def runbook(*words, code=0, cwd=ROOT, **settings):
@@ -30,7 +32,7 @@ def finished(world, tmp_path_factory):
 
 def test_the_chain_on_own_scenes_runs_and_names_the_folder(finished):
     out, said = finished
-    assert [name for _, name, _ in STEP.findall(said)] == ["curate", "split", "train", "score", "map"]
+    assert [number for number, _, _ in STEP.findall(said)] == ["2", "3", "4", "5", "7", *OTHERS]
     assert said.strip().splitlines()[-1] == f"done: look into {out}"
     for name in (
         "2_curate/triplets.csv",
@@ -41,12 +43,18 @@ def test_the_chain_on_own_scenes_runs_and_names_the_folder(finished):
         "logs/4_train.log",
     ):
         assert (out / name).exists()
+    missing = LEFT_OUT.findall(said)
+    assert set(missing) <= set(OTHERS)
+    for number, name in (("17", "17_sam/scores.csv"), ("18", "18_probe/layers.csv")):
+        assert (out / name).exists() != (number in missing)
 
 
 def test_a_finished_run_again_takes_under_five_seconds(finished, world):
     began = time.time()
     said = runbook(DATA=world, OUT=finished[0], SIZE="tiny")
-    assert time.time() - began < 5 and said.count("already done") == 5
+    left_out = len(LEFT_OUT.findall(said))  # of these a fetch is tried again, which takes its time
+    assert left_out or time.time() - began < 5
+    assert said.count("already done") == 9 - left_out
 
 
 def test_another_size_makes_the_changed_step_and_all_after_it_anew(finished, world, tmp_path):
@@ -72,25 +80,29 @@ def test_another_size_makes_the_changed_step_and_all_after_it_anew(finished, wor
         script.unlink()
     assert done.returncode == 0, done.stderr
     after = {p.parent.name: p.stat().st_mtime_ns for p in finished[0].glob("*/result.json")}
-    assert [name for name in sorted(after) if after[name] != before[name]] == ["4_train", "5_score", "7_map"]
+    assert [name for name in sorted(after) if after[name] != before[name]] == [
+        *(name for name in ("17_sam", "18_probe") if name in after), "4_train", "5_score", "7_map"
+    ]  # fmt: skip
 
 
 def test_dry_run_prints_and_does_nothing(tmp_path):
     said = runbook(DRY_RUN=1, OUT=tmp_path / "run")
     steps = STEP.findall(said)
-    assert [number for number, _, _ in steps] == [str(number) for number in range(1, 15)]
+    assert [number for number, _, _ in steps] == [str(number) for number in range(1, 19)]
     assert all(".venv/bin/python" in line for _, _, line in steps)
     assert not (tmp_path / "run").exists()
 
 
 def test_steps_can_be_chosen(tmp_path):
     later = [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, FROM=12, OUT=tmp_path / "r"))]
-    assert later == ["12", "13", "14"]
+    assert later == ["12", "13", "14", *OTHERS]
     own = STEP.findall(runbook(DRY_RUN=1, DATA=tmp_path, BANDS="vv,elevation", OUT=tmp_path / "r"))
-    assert [n for n, _, _ in own] == ["2", "3", "4", "5", "7"] and "--bands vv,elevation" in own[2][2]
+    assert [n for n, _, _ in own] == ["2", "3", "4", "5", "7", *OTHERS] and "--bands vv,elevation" in own[2][
+        2
+    ]
     assert [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, ONLY=4, OUT=tmp_path / "r"))] == ["4"]
     own = STEP.findall(runbook(DRY_RUN=1, DATA=tmp_path, WEATHER="my.csv", OUT=tmp_path / "r"))
-    assert own[-1][:2] == ("9", "climate") and "my.csv" in own[-1][2] and "7_map" in own[-1][2]
+    assert own[5][:2] == ("9", "climate") and "my.csv" in own[5][2] and "7_map" in own[5][2]
 
 
 def test_a_failed_step_stops_the_chain_with_its_code_and_log(tmp_path):
