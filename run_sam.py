@@ -1,10 +1,11 @@
 """Map snow with Segment Anything, prompted from every source, and judge it beside the U-Net in one table.
 
     python run_sam.py --data runs/default/3_split --sample 48 --unet runs/default/5_score \\
-        --weights runs/weights/mobile-sam.safetensors --out runs/sam
+        --weights data/weights/mobile-sam.safetensors --grid-points 8 --out runs/sam
 
 In: a triplets folder and weights of SAM (vit_b, vit_l, vit_h or MobileSAM's vit_t). --image says whether SAM
-sees the radar, stretched by its whole scene, or the RGB. Sources of prompts:
+sees the radar, stretched by its whole scene, or the RGB. A triplet is read whole, and one larger than --tile
+is mapped in tiles. Sources of prompts:
 
     oracle-points oracle-box           from the truth: an upper bound, no result
     grid                               SAM's automatic masks, kept where most of them is snow to Otsu's cut
@@ -26,7 +27,7 @@ from data_prep import runs
 from data_prep.runs import BadInput
 
 TABLES = ("scores.csv", "strata.csv", "paired.csv", "per_image.csv", "metrics.json", "strata.png")
-OLD = (*TABLES, "overlays_*.png", "records/*.json", "*/mask/*", "*/probability/*")
+EMBEDDING_FORMAT = 2  # one more when what is encoded or kept changes: embeddings on disk are then made again
 THRESHOLD = 0.5  # of the probability: SAM's own, logit 0
 KINDS = ("mask", "probability")
 
@@ -49,7 +50,10 @@ def choose_sources(args) -> list[str]:
 
 
 def choose_triplets(args, unet) -> tuple:
-    """The triplets to map, each looked at, and the stretch of their scenes."""
+    """The triplets to map, each looked at, the stretch of their scenes, and what was left out of it.
+
+    A damaged triplet of the scene that is not among those to map stops nothing.
+    """
     from data_prep import compose, triplets
 
     manifest = triplets.read_manifest(args.data)
@@ -64,8 +68,6 @@ def choose_triplets(args, unet) -> tuple:
         scenes = {compose.scene_key(row) for row in chosen.rows}
         siblings = [row for row in every if compose.scene_key(row) in scenes]
         limits = compose.scene_limits(siblings, compose.COMPOSE[args.compose], unreadable)
-    for problem in unreadable:
-        leave_out(args, problem, chosen.bad)
     for row in runs.progress(chosen.rows, len(chosen.rows), "reading"):
         try:
             picture, valid = read_picture(args, row, limits)
@@ -78,7 +80,10 @@ def choose_triplets(args, unet) -> tuple:
     if not good:
         raise BadInput(f"{args.data}: none of its triplets can be used; the first: {chosen.bad[0]}")
     chosen.rows = good
-    return chosen, limits
+    not_stretched = [problem for problem in unreadable if problem not in chosen.bad]
+    for problem in not_stretched:
+        runs.say(f"not among those to map, and left out of its scene's stretch: {problem}")
+    return chosen, limits, not_stretched
 
 
 def leave_out(args, problem: str, bad: list[str]) -> None:
@@ -136,25 +141,40 @@ def add_otsu(args, row: dict, picture, valid, cues: dict) -> None:
 # ---- maps --------------------------------------------------------------------------------------------------
 
 
-def encode_missing(args, net, dtype, tiles: dict, stop) -> tuple[int, float]:
-    """Make the embeddings that are not in the cache; tiles: file -> picture. Returns hits, seconds of SAM."""
+def encode_missing(args, net, dtype, tiles: dict, stop) -> dict:
+    """Make the embeddings that are not in the cache; tiles: file -> picture. Returns file -> seconds."""
     import torch
 
     from data_prep import embeddings
     from models import sam
 
-    missing, seconds = [path for path in tiles if embeddings.load(path) is None], 0.0
+    missing, seconds = [path for path in tiles if embeddings.load(path) is None], {}
     for start in range(0, len(missing), args.batch):
         if stop.requested:
             raise runs.Interrupted
         part = missing[start : start + args.batch]
         frames = torch.stack([sam.frame(tiles[path]) for path in part])
         began = time.perf_counter()
-        found = sam.encode(net, frames, dtype).cpu().numpy()
-        seconds += time.perf_counter() - began
-        for path, embedding in zip(part, found, strict=True):
+        found = sam.encode(net, frames, dtype).cpu()
+        took = time.perf_counter() - began
+        if not found.isfinite().all():
+            fix = "run with --amp off" if dtype else "its weights are damaged, fetch them again"
+            raise BadInput(f"{args.weights}: its embeddings are not finite in {dtype or 'float32'}; {fix}.")
+        for path, embedding in zip(part, found.numpy(), strict=True):
             embeddings.save(path, embedding)
-    return len(tiles) - len(missing), seconds
+            seconds[path] = took / len(part)
+    return seconds
+
+
+def embedding_parts(args, net, dtype) -> tuple:
+    """What an embedding depends on, beside the picture."""
+    from importlib.metadata import version
+
+    from models import sam
+
+    weights = sam.weights_hash(args.weights, net.model, args.seed), net.model
+    timm = version("timm") if net.model == "vit_t" else None
+    return EMBEDDING_FORMAT, *weights, str(dtype), net.device.type, version("torch"), timm
 
 
 def map_triplet(args, net, row: dict, sources, plan, files, picture, valid, unet) -> dict:
@@ -164,6 +184,7 @@ def map_triplet(args, net, row: dict, sources, plan, files, picture, valid, unet
     from data_prep import embeddings, predictions
     from models import metrics, prompts, sam_maps
 
+    name = {source: prompts.label(source, args.keep, is_random(args)) for source in sources}
     cues = read_cues(args, row, picture, unet)
     add_otsu(args, row, picture, valid, cues)
     found = (torch.from_numpy(embeddings.load(path)) for path in files)
@@ -172,7 +193,7 @@ def map_triplet(args, net, row: dict, sources, plan, files, picture, valid, unet
     for source in sources:
         probability = sam_maps.probability(logits[source], valid)
         mask = metrics.to_mask(probability, THRESHOLD)
-        tags = {"threshold": THRESHOLD, "source": prompts.label(source, args.keep), "sam": net.provenance}
+        tags = {"threshold": THRESHOLD, "source": name[source], "sam": net.provenance}
         predictions.write(args.out / source, row, probability, mask, **tags)
     return {"id": row["id"], "tiles": len(files), "decoder_seconds": seconds, "prompts": asked}
 
@@ -180,9 +201,9 @@ def map_triplet(args, net, row: dict, sources, plan, files, picture, valid, unet
 def map_triplets(args, net, dtype, rows, limits, sources, unet) -> list[dict]:
     """Records of all triplets, in order; those on disk are not made again."""
     from data_prep import embeddings
-    from models import sam, sam_maps
+    from models import sam_maps
 
-    known = sam.weights_hash(args.weights, net.model, args.seed), net.model, str(dtype)
+    known = embedding_parts(args, net, dtype)
     cache = args.cache or args.out / "embeddings"
     for folder in (cache, args.out / "records", *(args.out / s / k for s in sources for k in KINDS)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,13 +220,13 @@ def map_triplets(args, net, dtype, rows, limits, sources, unet) -> list[dict]:
                 files = [cache / f"{embeddings.key(*known, part)}.npy" for part in parts]
                 tiles |= dict(zip(files, parts, strict=True))
                 todo.append((row, plan, files, picture, valid))
-        hits, seconds = encode_missing(args, net, dtype, tiles, stop)
+        made = encode_missing(args, net, dtype, tiles, stop)
         for row, plan, files, picture, valid in todo:
             if stop.requested:
                 raise runs.Interrupted(f"{len(records)} of {len(rows)} triplets are done.")
             record = map_triplet(args, net, row, sources, plan, files, picture, valid, unet)
-            share = len(files) / sum(len(files) for _, _, files, _, _ in todo)
-            record |= {"cache_hits": hits * share, "encoder_seconds": seconds * share}
+            own = [made.pop(file) for file in files if file in made]  # equal pictures are encoded once
+            record |= {"encoded": len(own), "encoder_seconds": sum(own)}
             runs.write_json(args.out / "records" / f"{row['id']}.json", record)
             done[row["id"]] = record
         records |= done
@@ -230,9 +251,7 @@ def judge(args, rows, records, methods: dict) -> dict:
 
     methods: name -> its folder of masks. Writes per_image.csv.
     """
-    import numpy as np
-
-    from data_prep import foreign_masks, mask_folders, strata, triplets
+    from data_prep import foreign_masks, mask_folders, reporting, strata, triplets
     from models import metrics
 
     tallies = {name: metrics.Tally(strata.CLASSES, strata.SNOW_ONLY) for name in methods}
@@ -240,28 +259,22 @@ def judge(args, rows, records, methods: dict) -> dict:
     covered, valid, per_image = dict.fromkeys(methods, 0), 0, []
     for row, record in zip(rows, records, strict=True):
         reference = triplets.read_mask(row, args.target)
-        shape, common = reference.shape, reference
+        shape = reference.shape
         read = {n: [foreign_masks.read(m, row, shape, kind) for kind in KINDS] for n, m in methods.items()}
-        marks = {n: np.full(shape, 255, np.uint8) if mask is None else mask for n, (mask, _) in read.items()}
+        codes = strata.codes(row, shape)
+        scores, here = reporting.judge_triplet(row, reference, codes, read, tallies, sure)
+        asked = {name: record["prompts"].get(masks.folder.name) for name, masks in methods.items()}
+        asked |= {"unet": None}
+        for one in scores:
+            some = asked[one["method"]]
+            per_image.append({**one, "prompts": None if some is None else len(some)})
         valid += int((reference != 255).sum())
-        for name, mask in marks.items():
-            covered[name] += int(((mask != 255) & (reference != 255)).sum())
-            common = np.where(mask != 255, common, 255)
-        chances = foreign_masks.in_common({name: read[name][1] for name in sure}, shape)
-        codes, scene = strata.codes(row, shape), row["s1_date"] or row["id"]
-        about = {"id": row["id"], "site": row["site"], "scene": scene, "split": row["split"]}
-        for name, mask in marks.items():
-            asked = record["prompts"].get(methods[name].folder.name, ())
-            about["prompts"] = None if name == "unet" else len(asked)
-            scores = tallies[name].add(row["site"], scene, mask, common, codes, chances.get(name))
-            per_image.append({"method": name, **about, **scores})
-    if not any(tally.groups() for tally in tallies.values()):
-        each = ", ".join(f"{name} {count}" for name, count in covered.items())
-        raise BadInput(f"{args.data}: no pixel is valid in the {args.target} label and in all of: {each}.")
+        covered = {name: covered[name] + here[name] for name in methods}
+    reporting.require_common(f"{args.data}, methods {', '.join(methods)}", tallies, covered, valid)
     order = list(methods)
     per_image.sort(key=lambda found: (order.index(found["method"]), found["id"]))
     runs.write_csv(args.out / "per_image.csv", list(per_image[0]), per_image)
-    coverage = {name: covered[name] / valid if valid else None for name in methods}
+    coverage = {name: covered[name] / valid for name in methods}
     return {"tallies": tallies, "coverage": coverage, "per_image": per_image}
 
 
@@ -270,59 +283,67 @@ def report(args, tallies, coverage, title: str) -> dict:
     from data_prep import reporting
     from models import metrics
 
-    first, *others = tallies
-    tables = {name: tally.table(args.seed) for name, tally in tallies.items()}
-    pairs = [
-        {"first": first, "other": other, **row}
-        for other in others
-        for row in metrics.paired_table(tallies[first], tallies[other], args.seed)
-    ]
-    reporting.write_scores(args.out / "scores.csv", tables, coverage)
-    reporting.write_strata(args.out / "strata.csv", tables)
-    reporting.write_paired(args.out / "paired.csv", pairs)
-    reporting.write_figures(args.out, tables, title)
-    methods = {
-        name: {
-            "coverage": coverage[name],
-            "scores": tally.scores(),
-            "interval_95": metrics.cluster_bootstrap(tally.rows(), args.seed),
-        }
-        for name, tally in tallies.items()
-    }
+    methods, pairs = reporting.write_tables(args.out, tallies, coverage, title, args.seed, metrics)
     about = reporting.comparisons(pairs) if pairs else None
-    runs.write_json(args.out / "metrics.json", {"methods": methods, "comparisons": about, "paired": pairs})
-    reporting.say_table(tables, coverage, pairs)
-    return {"methods": methods, "comparisons": about}
+    random_weights = {"random_weights": is_random(args)}
+    figures = {**random_weights, "methods": methods, "comparisons": about}
+    runs.write_json(args.out / "metrics.json", {**figures, "paired": pairs})
+    return figures
 
 
 def draw(args, rows, records, methods, per_image, limits, title: str) -> None:
     """overlays_<source>.png of every source."""
-    from data_prep import sam_pictures
+    from data_prep import foreign_masks, sam_pictures
+    from models import prompts
+
+    def read(row):
+        picture, _ = read_picture(args, row, limits)
+        if kind != "mask":
+            return picture, None
+        return picture, foreign_masks.read(methods["unet"], row, picture.shape[:2]) == 1
 
     for name, masks in methods.items():
         if name != "unet":
             source, own = masks.folder.name, [found for found in per_image if found["method"] == name]
+            kind = prompts.SOURCES[source][1]
             cases = {row["id"]: (row, r["prompts"][source]) for row, r in zip(rows, records, strict=True)}
-            sam_pictures.overlays(
-                args.out / f"overlays_{source}.png", f"{name}: {title}", cases, masks, own, args,
-                lambda row: read_picture(args, row, limits),
-            )  # fmt: skip
+            path = args.out / f"overlays_{source}.png"
+            sam_pictures.overlays(path, f"{name}: {title}", kind, cases, masks, own, args, read)
 
 
-def figures_of(args, net, sources, records, chosen) -> dict:
-    """What result.json says of the run itself."""
-    tiles = sum(record["tiles"] for record in records)
-    hits = sum(record["cache_hits"] for record in records)
+def figures_of(args, net, sources, records, chosen, not_stretched) -> dict:
+    """What result.json says of the run itself.
+
+    Of the encoder's seconds only those of images that were encoded for this output; None if none was.
+    """
+    tiles, encoded = (sum(record[name] for record in records) for name in ("tiles", "encoded"))
+    images = sum(record["encoded"] / record["tiles"] for record in records)
+    seconds = {name: sum(r[f"{name}_seconds"] for r in records) for name in ("encoder", "decoder")}
     return {
         "split": args.split, "triplets": len(records), "target": args.target, "image": args.image,
         "compose": args.compose if args.image == "sar" else None, "keep": args.keep,
-        "model": net.model, "provenance": net.provenance, "random_weights": str(args.weights) == "random",
-        "tiles": tiles, "cache_hits": round(hits), "left_out": chosen.bad,
-        "encoder_seconds_per_image": sum(record["encoder_seconds"] for record in records) / len(records),
-        "decoder_seconds_per_image": sum(record["decoder_seconds"] for record in records) / len(records),
+        "model": net.model, "provenance": net.provenance,
+        "tiles": tiles, "encoded": encoded, "cache_hits": tiles - encoded,
+        "left_out": chosen.bad, "left_out_of_stretch": not_stretched,
+        "encoder_seconds_per_image": seconds["encoder"] / images if images else None,
+        "decoder_seconds_per_image": seconds["decoder"] / len(records),
         "prompts": {name: sum(len(record["prompts"][name]) for record in records) for name in sources},
         "without_prompt": {name: sum(not r["prompts"][name] for r in records) for name in sources},
     }  # fmt: skip
+
+
+def say_costs(about: dict) -> None:
+    """Where no prompt was found, and what SAM cost."""
+    for name, number in about["without_prompt"].items():
+        if number:
+            what = "no mask kept" if name == "grid" else "no prompt"
+            runs.say(f"{name}: {what} in {number} of {about['triplets']} triplets, mapped snow-free")
+    seconds = about["encoder_seconds_per_image"]
+    encoder = "" if seconds is None else f"encoder {seconds:.2f} s an image, "
+    kept = f"{about['encoded']} pictures encoded, {about['cache_hits']} taken from the cache"
+    runs.say(
+        f"{about['provenance']}: {encoder}decoder {about['decoder_seconds_per_image']:.2f} s an image; {kept}"
+    )
 
 
 # ---- the job -----------------------------------------------------------------------------------------------
@@ -362,7 +383,8 @@ def get_parser():
     add("--keep", choices=rules, default="score", help=f"{keep}; oracle: best against truth")
     add("--points", type=int, default=5, metavar="N", help="points of snow, and as many of bare ground")
     add("--boxes", type=int, default=5, metavar="N", help="boxes around the largest components of a cue")
-    add("--grid-points", type=int, default=32, metavar="N", help="points along a side of the grid")
+    grid = "points along a side of the grid: 32 are 1024 prompts an image, 8 are 64"
+    add("--grid-points", type=int, default=32, metavar="N", help=grid)
     add("--cache", type=Path, metavar="DIR", help="of embeddings (default: <out>/embeddings)")
     add("--tile", type=int, default=1024, metavar="PX", help="larger triplets are mapped in tiles of it")
     add("--batch", type=int, default=4, metavar="N", help="pictures at once through SAM's encoder")
@@ -381,14 +403,36 @@ def check(args) -> None:
     for path in (args.data, args.unet):
         if path is not None and not path.is_dir():
             raise BadInput(f"{path}: no such folder.")
-    for path in (args.data, args.unet):
-        if path is not None and args.out.exists() and args.out.samefile(path):
-            raise BadInput(f"{args.out}: holds the input; choose another --out.")
+        if path is not None and path.resolve().is_relative_to(args.out.resolve()):
+            raise BadInput(f"{args.out}: holds the input {path}; choose another --out.")
+
+
+def is_random(args) -> bool:
+    return str(args.weights) == "random"
+
+
+def old_files(out: Path) -> list[str]:
+    """What an earlier run of this job wrote into its folder, by name; nothing else there is touched."""
+    from models import prompts
+
+    names = [*TABLES, *(f"overlays_{source}.png" for source in prompts.SOURCES), "records/*.json"]
+    names += [f"{source}/{kind}/*" for source in prompts.SOURCES for kind in KINDS]
+    return [str(path.relative_to(out)) for name in names for path in out.glob(name) if path.is_file()]
+
+
+def out_of_memory(args) -> str:
+    """The sentence for a batch that does not fit."""
+    if args.batch == 1:
+        return "run_sam.py: out of memory with --batch 1; use a smaller model, or --device cpu --overwrite."
+    return (
+        f"run_sam.py: out of memory with --batch {args.batch}; take --batch {args.batch // 2} --overwrite "
+        "(the embeddings made so far are kept)."
+    )
 
 
 def main(args) -> int:
     check(args)
-    weights = [args.weights] if str(args.weights) != "random" else []
+    weights = [] if is_random(args) else [args.weights]
     if weights and not args.weights.is_file():
         raise BadInput(
             f"{args.weights}: no such file; --weights takes an official sam_vit_*.pth of the hub, the file "
@@ -409,14 +453,21 @@ def main(args) -> int:
     except ValueError as error:
         raise BadInput(f"{error}.") from None
     dtype = training.choose_precision(device, args.amp)
-    chosen, limits = choose_triplets(args, unet)
+    chosen, limits, not_stretched = choose_triplets(args, unet)
     if args.dry_run:
         runs.say(f"would map {len(chosen.rows)} triplets of split {args.split} by {', '.join(sources)}")
         return runs.DONE
-    run.begin(*(str(p.relative_to(args.out)) for o in OLD for p in args.out.glob(o) if p.is_file()))
-    records = map_triplets(args, net, dtype, chosen.rows, limits, sources, unet)
+    run.begin(*old_files(args.out))
+    records = None
+    try:
+        records = map_triplets(args, net, dtype, chosen.rows, limits, sources, unet)
+    except (RuntimeError, MemoryError) as error:
+        if not training.is_out_of_memory(error):
+            raise
+    if records is None:
+        raise SystemExit(out_of_memory(args))
     ordered = sorted(sources, key=lambda source: prompts.ORACLE in prompts.label(source, args.keep))
-    named = [(prompts.label(source, args.keep), args.out / source) for source in ordered]
+    named = [(prompts.label(source, args.keep, is_random(args)), args.out / source) for source in ordered]
     methods = {"unet": unet} if unet else {}
     methods |= {name: mask_folders.MaskFolder(folder.name, folder) for name, folder in named}
     seen = f"radar ({args.compose})" if args.image == "sar" else "RGB"
@@ -424,12 +475,8 @@ def main(args) -> int:
     found = judge(args, chosen.rows, records, methods)
     draw(args, chosen.rows, records, methods, found["per_image"], limits, title)
     figures = report(args, found["tallies"], found["coverage"], title)
-    about = figures_of(args, net, sources, records, chosen)
-    for name, number in about["without_prompt"].items():
-        if number:
-            runs.say(f"{name}: no prompt in {number} of {len(records)} triplets, mapped snow-free")
-    seconds = [about[f"{part}_seconds_per_image"] for part in ("encoder", "decoder")]
-    runs.say(f"{net.provenance}: encoder {seconds[0]:.2f} s, decoder {seconds[1]:.2f} s an image")
+    about = figures_of(args, net, sources, records, chosen, not_stretched)
+    say_costs(about)
     return run.finish(**about, **figures, device=str(device), precision=str(dtype or "float32"))
 
 

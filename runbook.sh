@@ -111,8 +111,9 @@ step() {
   [ -z "$optional" ] || again=   # weights do not depend on what was changed
   run_logged "$@" $again || code=$?
   if [ $code = 2 ] && grep -q "made with other arguments or input" "$log"; then
-    changed=--overwrite code=0
-    run_logged "$@" $changed || code=$?
+    [ -n "$optional" ] || changed=--overwrite
+    code=0
+    run_logged "$@" --overwrite || code=$?
   fi
   if [ $code = 2 ] && [ -n "$optional" ]; then
     echo "[$number $name] left out, see above" >&2

@@ -62,14 +62,13 @@ def read_method(args, masks, row: dict, shape):
 
 def judge_triplets(args, run, methods, chosen) -> dict:
     """Score every triplet with every method; returns what `report` needs. One triplet in memory at a time."""
-    import numpy as np
-
-    from data_prep import foreign_masks, mask_folders, pictures, predictions, reporting, strata
+    from data_prep import mask_folders, pictures, predictions, reporting, strata
     from models import metrics
 
     tallies = {masks.name: metrics.Tally(strata.CLASSES, strata.SNOW_ONLY) for masks in methods}
     sure = {masks.name for masks in methods if mask_folders.has_probabilities(masks, chosen.rows)}
-    covered, found, valid, per_image = dict.fromkeys(tallies, 0), dict.fromkeys(tallies, 0), 0, []
+    covered, found, per_image = dict.fromkeys(tallies, 0), dict.fromkeys(tallies, 0), []
+    valid = judged = 0
     for row in runs.progress(chosen.rows, len(chosen.rows), "triplets"):
         try:
             reference, codes = read_reference(args, row)
@@ -77,24 +76,17 @@ def judge_triplets(args, run, methods, chosen) -> dict:
         except BadInput as error:
             leave_out(args, error, chosen.bad)
             continue
-        valid, common = valid + int((reference != 255).sum()), reference
+        rows, here = reporting.judge_triplet(row, reference, codes, by_method, tallies, sure)
+        per_image += rows
+        valid += int((reference != 255).sum())
+        judged += any(scores["pixels"] for scores in rows)
         for name, (mask, _) in by_method.items():
-            found[name] += mask is not None
-            here = np.zeros(reference.shape, bool) if mask is None else mask != 255
-            covered[name] += int((here & (reference != 255)).sum())
-            common = np.where(here, common, 255)
-        chances = foreign_masks.in_common({name: by_method[name][1] for name in sure}, reference.shape)
-        scene = row["s1_date"] or row["id"]
-        about = {"id": row["id"], "site": row["site"], "scene": scene, "split": row["split"]}
-        for name, (mask, _) in by_method.items():
-            if mask is not None:
-                scores = tallies[name].add(row["site"], scene, mask, common, codes, chances.get(name))
-                per_image.append({"method": name, **about, **scores})
+            found[name], covered[name] = found[name] + (mask is not None), covered[name] + here[name]
     if len(chosen.bad) == len(chosen.rows):
         raise BadInput(f"{args.data}: none of its triplets can be judged; the first: {chosen.bad[0]}")
     for masks in methods:
         require_found(args, masks, found[masks.name], chosen.rows)
-    require_common(tallies, covered, valid)
+    reporting.require_common("--masks", tallies, covered, valid)
     begin(run)
     per_image.sort(key=lambda r: (r["method"] != methods[0].name, r["method"], r["id"]))
     runs.write_csv(args.out / "per_image.csv", list(per_image[0]), per_image)
@@ -108,7 +100,12 @@ def judge_triplets(args, run, methods, chosen) -> dict:
     title = f"{methods[0].name}: {what(args, chosen.rows)}, from best to worst"
     pictures.overlays(args.out / "overlays.png", panels, title)
     coverage = {name: covered[name] / valid if valid else None for name in covered}
-    return {"tallies": tallies, "coverage": coverage, "with_mask": found, "title": what(args, chosen.rows)}
+    if judged < len(chosen.rows):
+        runs.say(
+            f"{judged} of {len(chosen.rows)} triplets have a pixel valid in all methods and the reference"
+        )
+    about = {"with_mask": found, "judged": judged, "title": what(args, chosen.rows)}
+    return {"tallies": tallies, "coverage": coverage, **about}
 
 
 def begin(run) -> None:
@@ -166,14 +163,14 @@ def judge_stations(args, run, methods, rows: list[dict]) -> dict:
 
     import numpy as np
 
-    from data_prep import foreign_masks, strata
+    from data_prep import foreign_masks, reporting, strata
     from models import metrics
 
     taken = {"snow", *rows[0]} & {masks.name for masks in methods}
     if taken:
         raise BadInput(f"--masks: {taken.pop()!r} is a column of per_station.csv; name it with NAME=DIR.")
     tallies = {masks.name: metrics.Tally(strata.CLASSES, strata.SNOW_ONLY) for masks in methods}
-    found, table, visits = dict.fromkeys(tallies, 0), [], []
+    found, table, visits, judged = dict.fromkeys(tallies, 0), [], [], 0
     for (site, date), here in itertools.groupby(rows, key=lambda row: (row["site"], row["date"])):
         group, read = list(here), {}
         for masks in methods:
@@ -191,6 +188,7 @@ def judge_stations(args, run, methods, rows: list[dict]) -> dict:
         reference = (depth > args.snow_depth_m).astype(np.uint8)
         codes = {"depth": strata.by_edges("depth", depth), "season": strata.season(date, depth.shape)}
         seen = np.all([classes != 255 for classes, _ in read.values()], axis=0)
+        judged += int(seen.sum())
         chances = foreign_masks.in_common({name: read[name][1] for name in sure}, depth.shape)
         for name, (classes, _) in read.items():
             judged_by = np.where(seen, reference, 255)
@@ -200,52 +198,27 @@ def judge_stations(args, run, methods, rows: list[dict]) -> dict:
             table.append({**row, "snow": int(reference[place]), **marks})
     for masks in methods:
         require_found(args, masks, found[masks.name], rows)
-    require_common(tallies, found, len(rows))
+    reporting.require_common("--masks", tallies, found, len(rows))
     begin(run)
     runs.write_csv(args.out / "per_station.csv", list(table[0]), table)
     coverage = {name: count / len(rows) for name, count in found.items()}
     title = f"against snow depth over {args.snow_depth_m:g} m at stations"
-    return {"tallies": tallies, "coverage": coverage, "with_mask": found, "title": title}
-
-
-def require_common(tallies, covered: dict[str, int], valid: int) -> None:
-    """Something must be valid in all methods and the reference."""
-    if not any(tally.groups() for tally in tallies.values()):
-        each = ", ".join(f"{name} {count}" for name, count in covered.items())
-        raise BadInput(
-            f"--masks: no pixel is valid in all of them and in the reference; of its {valid} valid pixels "
-            f"they cover: {each}. Judge them one by one."
-        )
+    about = {"with_mask": found, "judged": judged, "title": title}
+    return {"tallies": tallies, "coverage": coverage, **about}
 
 
 # ---- the report --------------------------------------------------------------------------------------------
 
 
-def report(args, tallies, coverage, with_mask, title) -> dict:
+def report(args, tallies, coverage, with_mask, judged, title) -> dict:
     """Write the tables and figures and say the main ones; returns the figures of the result."""
     from data_prep import pictures, reporting
     from models import metrics
 
-    first, *others = tallies
-    tables = {name: tally.table(args.seed) for name, tally in tallies.items()}
-    pairs = [
-        {"first": first, "other": other, **row}
-        for other in others
-        for row in metrics.paired_table(tallies[first], tallies[other], args.seed)
-    ]
-    reporting.write_scores(args.out / "scores.csv", tables, coverage)
-    reporting.write_strata(args.out / "strata.csv", tables)
-    if others:
-        reporting.write_paired(args.out / "paired.csv", pairs)
-    reporting.write_figures(args.out, tables, title[0].upper() + title[1:])
-    methods = {}
+    heading = title[0].upper() + title[1:]
+    methods, pairs = reporting.write_tables(args.out, tallies, coverage, heading, args.seed, metrics)
     for name, tally in tallies.items():
-        methods[name] = {
-            "coverage": coverage[name],
-            "with_mask": with_mask[name],
-            "scores": tally.scores(),
-            "interval_95": metrics.cluster_bootstrap(tally.rows(), args.seed),
-        }
+        methods[name]["with_mask"] = with_mask[name]
         histogram = tally.histogram()
         if methods[name]["scores"]["brier"] is not None:
             calibration = methods[name]["calibration"] = histogram.calibration()
@@ -253,10 +226,10 @@ def report(args, tallies, coverage, with_mask, title) -> dict:
             counts = histogram.snow, histogram.snow_free
             pictures.probability_histogram(path, *counts, args.threshold, heading, calibration)
     about = {"against": args.against, "target": args.target, "split": args.split, "threshold": args.threshold}
+    about["judged"] = judged
     about |= {"comparisons": reporting.comparisons(pairs)} if pairs else {}
     figures = {**about, "methods": methods, "paired": [row for row in pairs if row["stratum"] == "all"]}
     runs.write_json(args.out / "metrics.json", {**figures, "paired": pairs})
-    reporting.say_table(tables, coverage, pairs)
     return figures
 
 
@@ -276,6 +249,7 @@ def get_parser():
         help="folders of masks; the first is compared",
     )
     add("--split", choices=("train", "val", "test", "all"), default="test", help="of triplets")
+    add("--sample", type=int, metavar="N", help="only N of the split's triplets, chosen by --seed")
     add("--against", choices=("label", "truth", "stations"), default="label", help="what to judge by")
     add("--target", choices=("total", "wet"), default="total", help="total or wet snow, of label and truth")
     add(
@@ -304,6 +278,10 @@ def get_parser():
 def check(args) -> None:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise BadInput(f"--threshold {args.threshold:g}: a probability lies in 0..1.")
+    if args.sample is not None and args.sample < 1:
+        raise BadInput(f"--sample {args.sample}: must be positive.")
+    if args.sample and args.against == "stations":
+        raise BadInput("--sample chooses triplets; leave it out --against stations.")
     if args.overlays < 1 or not 0 <= args.snow_depth_m < 15:
         raise BadInput("--overlays must be positive, --snow-depth-m 0 to 15 metres.")
     if args.against == "stations" and args.stations is None:
@@ -325,14 +303,14 @@ def check(args) -> None:
 
 def choose(args):
     """The triplets of the split, or None without --data."""
-    from data_prep import triplets
+    from data_prep import compose, triplets
 
     if args.data is None:
         return None
     manifest = triplets.read_manifest(args.data)
     chosen = manifest if args.split == "all" else manifest.of(args.split)
     if args.against != "stations":
-        chosen.rows = chosen.rows[: args.limit]
+        chosen.rows = compose.sample(chosen.rows, args.sample, args.seed)[: args.limit]
     if not chosen.rows:
         raise BadInput(f"{args.data}: split {args.split!r} is empty; choose another --split.")
     if args.against == "truth" and chosen.original:

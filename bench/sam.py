@@ -2,14 +2,16 @@
 
     python bench/sam.py --weights runs/weights/mobile-sam.safetensors --work runs/sam --out bench/results/sam
 
-At most --chips seeded chips of the held-out sites of --data, and the real scenes beside the repository
-(../shared/data/scenes), curated into the work folder. All methods are judged by score_masks.py in one run per
-set, on the pixels valid in all of them. Finished jobs are kept, so it can be stopped and run again. Out:
-<out>.json with every figure, <out>.md with the tables.
+At most --chips seeded chips (--sample of the jobs) of the held-out sites of --data, and as many of the real
+scenes beside the repository (../shared/data/scenes), curated into the work folder. The radar is stretched by
+its whole scene. All methods are judged by score_masks.py in one run per set, on the pixels valid in all of
+them. Finished jobs are kept, so it can be stopped and run again. Out: <out>.json with every figure, <out>.md
+with the tables.
 """
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import statistics
@@ -23,8 +25,10 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from data_prep import compose, runs, triplets  # noqa: E402
+from data_prep import compose, reporting, runs, triplets  # noqa: E402
 from models import prompts  # noqa: E402
+
+os.environ["OMP_NUM_THREADS"] = str(runs.core_count())  # of this process and of the jobs
 
 SHOWN = ("iou", "balanced_accuracy", "f1", "mcc", "auprc", "snow_area_bias")
 IMAGES = {"sar": "radar (VV)", "rgb": "RGB"}
@@ -45,21 +49,9 @@ def job(*words) -> dict:
 # ---- what is judged ----------------------------------------------------------------------------------------
 
 
-def chips(args) -> Path:
-    """A triplets folder of the sampled chips alone; its files are links."""
-    folder = args.work / "chips"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = compose.sample(triplets.read_manifest(args.data).of("test").rows, args.chips, args.seed)
-    for kind in triplets.FILES:
-        link = folder / kind
-        if (args.data / kind).exists() and not link.is_symlink():
-            link.symlink_to((args.data / kind).resolve())
-    inside = [
-        {key: v.relative_to(args.data) if key in triplets.FILES and v else v for key, v in row.items()}
-        for row in rows
-    ]
-    triplets.write_manifest(folder / "triplets.csv", inside)
-    return folder
+def chosen(args, split: str) -> tuple:
+    """Words by which jobs take the same chips."""
+    return "--split", split, "--sample", args.chips, "--seed", args.seed
 
 
 def two_bands(args) -> Path:
@@ -67,7 +59,8 @@ def two_bands(args) -> Path:
     if args.two_bands:
         return args.two_bands
     out = args.work / "two_bands"
-    job("train_unet.py", "--data", args.data, "--bands", "vv,vh", "--out", out)
+    words = ("--epochs", 12, "--batch", 16, "--crop", 128)  # as the U-Net of all bands, of runbook.sh
+    job("train_unet.py", "--data", args.data, "--bands", "vv,vh", *words, "--out", out)
     return out / "best.pt"
 
 
@@ -77,7 +70,7 @@ def sets(args) -> dict:
     truth = ("--truth", args.truth) if args.truth and args.truth.is_dir() else ()
     found = {
         "held-out simulated sites": {
-            "folder": "simulated", "data": chips(args), "split": "test",
+            "folder": "simulated", "data": args.data, "split": "test",
             "nets": {"unet": args.checkpoint, **both}, "truth": truth,
         },
     }  # fmt: skip
@@ -90,20 +83,20 @@ def sets(args) -> dict:
 
 def compare(args, one: dict) -> dict:
     """Map a set by the nets and by SAM on both images, judge all at once; returns the figures."""
-    base, split = args.work / one["folder"], ("--split", one["split"])
+    base, some = args.work / one["folder"], chosen(args, one["split"])
     masks = []
     for name, checkpoint in one["nets"].items():
-        words = ("--data", one["data"], *split, "--weights", checkpoint, "--out", base / name)
-        job("infer_unet.py", *words)
+        words = ("--data", one["data"], "--split", one["split"], "--weights", checkpoint)
+        job("infer_unet.py", *words, "--out", base / name)
         masks.append(f"{name}={base / name}")
     first = base / next(iter(one["nets"]))
-    sam = ("--data", one["data"], *split, "--unet", first, "--weights", args.weights)
+    sam = ("--data", one["data"], *some, "--unet", first, "--weights", args.weights)
     sam += ("--cache", args.work / "embeddings", *GRID)
     mapped = {}
     for image in IMAGES:
         mapped[image] = job("run_sam.py", *sam, "--image", image, "--out", base / image)
         masks += [f"sam-{image}-{source}={base / image / source}" for source in prompts.SOURCES]
-    words = ("--data", one["data"], *split, *one["truth"], "--masks", *masks, "--out", base / "judged")
+    words = ("--data", one["data"], *some, *one["truth"], "--masks", *masks, "--out", base / "judged")
     judged = job("score_masks.py", *words)
     return {"mapped": mapped, "judged": judged, "keeps": keeps(args, base, sam, mapped)}
 
@@ -119,7 +112,8 @@ def keeps(args, base: Path, sam: tuple, mapped: dict) -> dict:
                 words = ("--image", image, "--keep", keep, "--prompts", *asked)
                 found = job("run_sam.py", *sam, *words, "--out", base / f"{image}_{keep}")
             for source in asked:
-                scores = found["methods"][prompts.label(source, keep)]["scores"]
+                name = prompts.label(source, keep, str(args.weights) == "random")
+                scores = found["methods"][name]["scores"]
                 table.setdefault(f"{source}, {IMAGES[image]}", {})[keep] = scores["iou"]
     return table
 
@@ -127,17 +121,22 @@ def keeps(args, base: Path, sam: tuple, mapped: dict) -> dict:
 # ---- what it costs -----------------------------------------------------------------------------------------
 
 
-def costs(args, data: Path) -> dict:
-    """Seconds of SAM an image without and with cached embeddings, and peak memory by number of images."""
-    count = len(triplets.read_manifest(data).rows)
+def costs(args, count: int) -> dict:
+    """Seconds of SAM an image without and with cached embeddings, and peak memory by number of images.
+
+    count: chips there are. The encoder's seconds are those of images that were encoded, also where the run
+    without cache was interrupted.
+    """
     few, many, at = max(1, min(4, count // 4)), min(16, count), args.work / "costs"
-    words = ("--data", data, "--weights", args.weights, "--batch", 1, "--overlays", 1)
-    names = ("encoder_seconds_per_image", "decoder_seconds_per_image", "peak_memory_mib", "cache_hits")
+    words = ("--data", args.data, *chosen(args, "test"), "--weights", args.weights)
+    words += ("--batch", 1, "--overlays", 1)
+    names = ("encoder_seconds_per_image", "decoder_seconds_per_image", "peak_memory_mib")
+    names += ("encoded", "cache_hits")
     result = {"images": many, "few_images": few, "sources": {}}
     for source in ("otsu-points", "otsu-box"):
         own = (*words, "--prompts", source, "--limit", many, "--cache", at / f"{source}_cache")
         runs_of = [job("run_sam.py", *own, "--out", at / f"{source}_{name}") for name in ("cold", "cached")]
-        seconds = [sum(found[name] for name in names[:2]) for found in runs_of]
+        seconds = [sum(found[name] or 0 for name in names[:2]) for found in runs_of]
         cold, cached = ({name: found[name] for name in names} for found in runs_of)
         result["sources"][source] = {
             "without_cache": cold,
@@ -152,24 +151,23 @@ def costs(args, data: Path) -> dict:
     return result
 
 
-def prompts_at_once(args, data: Path, repeats: int = 7) -> dict:
+def prompts_at_once(args, rows: list[dict], repeats: int = 7) -> dict:
     """Median seconds of one and of ten boxes on one image, with the encoder and without it."""
     import torch
 
     from models import sam, training
 
     net = sam.load(args.weights)
-    device = training.choose_device("cpu")
-    dtype = training.choose_precision(device)
-    row = triplets.read_manifest(data).rows[0]
-    picture, _ = compose.sar_picture(row, "vv", compose.scene_limits([row], ("vv",)))
+    dtype = training.choose_precision(training.choose_device("cpu"))
+    picture, _ = compose.sar_picture(rows[0], "vv", compose.scene_limits(rows[:1], ("vv",)))
     height, width = picture.shape[:2]
     boxes = [
         sam.Prompt(box=np.array([5 * k, 5 * k, width - 40 + 3 * k, height - 40 + 3 * k])) for k in range(10)
     ]
-    began = time.perf_counter()
-    embedding = sam.encode(net, sam.frame(picture)[None], dtype)[0]
-    encoder = time.perf_counter() - began
+    for _ in range(2):  # the first is slower
+        began = time.perf_counter()
+        embedding = sam.encode(net, sam.frame(picture)[None], dtype)[0]
+        encoder = time.perf_counter() - began
     seconds = {1: [], 10: []}
     for _ in range(repeats):
         for number, some in seconds.items():
@@ -213,16 +211,18 @@ def tables(name: str, found: dict) -> list[str]:
     floor = f"Everything marked as snow: IoU {share:.3f}, F1 {2 * share / (1 + share):.3f}." if share else ""
     lines = [
         f"## {name[0].upper()}{name[1:]}", "",
-        f"{judged['triplets']} chips, {sizes['sites']} sites ({sizes['sites_with_snow']} with snow), "
+        f"{judged['judged']} of {judged['triplets']} chips judged, {sizes['sites']} sites "
+        f"({sizes['sites_with_snow']} with snow), "
         f"{sizes['scenes']} scenes, {scores['pixels']} pixels valid in all methods and in the label, of "
         f"which {cell(share)} are snow. {floor} In brackets: 95 % intervals over sites. Last column: IoU of "
         f"{shown_name(first)} minus this method's, paired over sites.", "",
-        f"| method | {' | '.join(s.replace('_', ' ') for s in SHOWN)} | without prompt | difference |",
-        "|---" * (len(SHOWN) + 3) + "|",
+        f"| method | {' | '.join(s.replace('_', ' ') for s in SHOWN)} | share marked | without prompt "
+        "| difference |",
+        "|---" * (len(SHOWN) + 4) + "|",
     ]  # fmt: skip
     for method in order:
         own, limits = methods[method]["scores"], methods[method]["interval_95"]
-        values = [cell(own[s], *(limits.get(s) or ())) for s in SHOWN]
+        values = [cell(own[s], *(limits.get(s) or ())) for s in SHOWN] + [cell(reporting.share_marked(own))]
         without = "" if not method.startswith("sam-") else said_without(method, mapped)
         row = pair.get(method)
         verdict = {True: "", False: ", holds 0", None: ", too few sites to tell"}
@@ -243,6 +243,10 @@ def said_without(method: str, mapped: dict) -> str:
     return f"{mapped[image]['without_prompt'][source]} of {mapped[image]['triplets']}"
 
 
+def seconds_of(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
 def cost_lines(result: dict) -> list[str]:
     found, more = result["costs"], result["prompts_at_once"]
     lines = [
@@ -254,7 +258,7 @@ def cost_lines(result: dict) -> list[str]:
     ]  # fmt: skip
     for source, row in found["sources"].items():
         seconds = [
-            f"{row[kind][f'{part}_seconds_per_image']:.3f}"
+            seconds_of(row[kind][f"{part}_seconds_per_image"])
             for kind in ("without_cache", "with_cache")
             for part in ("encoder", "decoder")
         ]
@@ -312,6 +316,7 @@ def main(args) -> None:
     for name in ("data", "checkpoint", "two_bands", "truth", "scenes", "weights", "work", "out"):
         path = getattr(args, name)
         setattr(args, name, path and path.resolve())
+    rows = compose.sample(triplets.read_manifest(args.data).of("test").rows, args.chips, args.seed)
     found = {name: compare(args, one) for name, one in sets(args).items()}
     mapped = next(iter(found.values()))["mapped"]["sar"]
     result = {
@@ -321,8 +326,8 @@ def main(args) -> None:
         f"{mapped['precision']}",
         "provenance": mapped["provenance"],
         "sets": found,
-        "costs": costs(args, args.work / "chips"),
-        "prompts_at_once": prompts_at_once(args, args.work / "chips"),
+        "costs": costs(args, len(rows)),
+        "prompts_at_once": prompts_at_once(args, rows),
     }
     result["seconds"] = time.time() - began
     write(args, result)

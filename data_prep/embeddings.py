@@ -1,6 +1,7 @@
 """Arrays that are costly to compute, kept on disk under a name made of everything they depend on."""
 
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,22 @@ def key(*parts) -> str:
 
 
 def save(path: Path, array: np.ndarray) -> None:
-    """Write an array as .npy with its SHA-256 behind it, atomically."""
-    array = np.ascontiguousarray(array)
+    """Write an array as .npy with the SHA-256 of all of it behind it, atomically."""
+    buffer = io.BytesIO()  # np.save into a file tells of a full disk without saying that it is one
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    content = buffer.getbuffer()
     with atomic(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, array, allow_pickle=False)
-        stream.write(hashlib.sha256(array).digest())
+        stream.write(content)
+        stream.write(hashlib.sha256(content).digest())
 
 
 def load(path: Path) -> np.ndarray | None:
-    """What `save` wrote; None where there is no such file or it is damaged."""
+    """What `save` wrote; None where there is no such file or it is damaged. The header is checked unread."""
     try:
-        with open(path, "rb") as stream:
-            array = np.load(stream, allow_pickle=False)
-            digest = stream.read()
-    except (OSError, ValueError, EOFError):
+        content = memoryview(path.read_bytes())
+    except OSError:
         return None
-    return array if digest == hashlib.sha256(np.ascontiguousarray(array)).digest() else None
+    array, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if hashlib.sha256(array).digest() != digest:
+        return None
+    return np.load(io.BytesIO(array), allow_pickle=False)

@@ -90,8 +90,11 @@ def contact_sheet(path: Path, panels: list[dict], title: str, columns: int = 3) 
     save(fig, path)
 
 
-def overlays(path: Path, panels: list[dict], title: str) -> None:
-    """One row a triplet: radar, RGB, reference mask, probability, errors; panels hold these and a caption."""
+def overlays(path: Path, panels: list[dict], title: str, bar_label: str = "") -> None:
+    """One row a triplet: radar, RGB, reference mask, probability, errors; panels hold these and a caption.
+
+    bar_label: what the colours of the probability are, where the title of its column does not say it all.
+    """
     kinds = ("radar", "rgb", "reference mask", "probability", "errors")
     count = max(1, len(panels))
     fig = figure(8.6, 1.75 * count + 0.9)
@@ -100,7 +103,7 @@ def overlays(path: Path, panels: list[dict], title: str) -> None:
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
     for axes, kind in zip(grid[0], kinds, strict=True):
-        axes.set_title(kind)
+        axes.set_title("RGB" if kind == "rgb" else kind)
     bar = None
     for row, panel in zip(grid, panels, strict=False):
         row[0].set_xlabel(panel["caption"], loc="left", fontsize=6.5)
@@ -114,7 +117,8 @@ def overlays(path: Path, panels: list[dict], title: str) -> None:
                 image = mask_colours(image) if kind == "reference mask" else image
                 axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     if bar is not None:
-        fig.colorbar(bar, ax=grid[:, 3], location="right", fraction=0.08, pad=0.03, aspect=30)
+        bar = fig.colorbar(bar, ax=grid[:, 3], location="right", fraction=0.08, pad=0.03, aspect=30)
+        bar.set_label(bar_label, fontsize=6.5)
     key(fig, {**MASK_KEY, "error: snow missed": MISSED_SNOW, "error: marked, no snow": FALSE_SNOW})
     save(fig, path)
 
@@ -258,6 +262,27 @@ METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 METHOD_MARKERS = "osD^vPX"
 
 
+def method_styles(names) -> dict[str, dict]:
+    """Colour, marker, filling and line of each method: no two of 42 alike; oracles black or grey, dashed.
+
+    An oracle has seen the truth and says so in its name. Colours used a second time have hollow marks.
+    """
+    oracles = [name for name in names if "oracle" in name]
+    styles = {}
+    for number, name in enumerate(name for name in names if name not in oracles):
+        colour = METHOD_COLOURS[number % 6]
+        styles[name] = {
+            "color": colour,
+            "marker": METHOD_MARKERS[number % 7],
+            "markerfacecolor": "white" if number // 6 % 2 else colour,
+            "linestyle": "-",
+        }
+    for number, name in enumerate(oracles):
+        look = {"color": ("#000000", "#888888")[number % 2], "marker": "*hp8dH"[number // 2 % 6]}
+        styles[name] = {**look, "markerfacecolor": "white", "linestyle": "--"}
+    return styles
+
+
 def intervals(
     path: Path, tables: dict[str, list[dict]], title: str, scores=("iou", "balanced_accuracy")
 ) -> None:
@@ -273,19 +298,20 @@ def intervals(
     fig.suptitle(title, fontsize=8)
     panels = fig.subplots(1, len(scores), sharey=True, squeeze=False)[0]
     names = {"iou": "IoU of snow", "balanced_accuracy": "balanced accuracy"}
+    styles = method_styles(list(tables))
     for axes, score in zip(panels, scores, strict=True):
         for number, (method, table) in enumerate(tables.items()):
             rows = {(row["stratum"], row["class"]): row for row in table}
-            colour = METHOD_COLOURS[number % len(METHOD_COLOURS)]
+            mark = dict(styles[method])
+            line = {"color": mark["color"], "linestyle": mark.pop("linestyle"), "linewidth": 1}
             offset = (number - (len(tables) - 1) / 2) * 0.7 / max(1, len(tables))
             places = [k + offset for k, key in enumerate(lines) if rows.get(key, {}).get(score) is not None]
             used = [rows[key] for key in lines if rows.get(key, {}).get(score) is not None]
             for place, row in zip(places, used, strict=True):
                 if row[f"{score}_low"] is not None:
-                    axes.plot([row[f"{score}_low"], row[f"{score}_high"]], [place] * 2, color=colour, lw=1)
-            marker = METHOD_MARKERS[(number + number // len(METHOD_COLOURS)) % len(METHOD_MARKERS)]
+                    axes.plot([row[f"{score}_low"], row[f"{score}_high"]], [place] * 2, **line)
             values = [row[score] for row in used]
-            axes.plot(values, places, marker, color=colour, markersize=3.5, linestyle="none", label=method)
+            axes.plot(values, places, **mark, markersize=3.5, linestyle="none", label=method)
         axes.set(xlabel=names.get(score, score.replace("_", " ")), xlim=(-0.02, 1.02))
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         for k in range(1, len(lines)):

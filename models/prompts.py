@@ -28,6 +28,7 @@ SOURCES = {  # name: (cue, kind of prompt)
     "unet-mask": ("unet", "mask"),
 }
 ORACLE = "oracle (upper bound)"
+RANDOM = "random weights"
 MARGIN = 4  # pixels from the border of a class at least, where it is so wide
 FEWEST = 16  # pixels of a component that gets a box
 WINDOW = 7  # pixels: speckle is averaged over it before Otsu's cut, as baselines does for ratios
@@ -151,8 +152,9 @@ def choose_automatic(masks, cue: np.ndarray) -> list[int]:
     return chosen
 
 
-def label(source: str, keep: str = "score") -> str:
-    """The name of a source in tables and titles; what has seen the truth says so."""
+def label(source: str, keep: str = "score", random_weights: bool = False) -> str:
+    """The name of a source in tables and titles; what saw the truth, or has random weights, says so."""
     cue, kind = SOURCES[source]
     seen = cue == "truth" or (keep == "oracle" and kind != "grid")
-    return f"sam-{source}" + (f", {ORACLE}" if seen else "")
+    words = (ORACLE if seen else "", RANDOM if random_weights else "")
+    return ", ".join([f"sam-{source}", *(word for word in words if word)])

@@ -113,3 +113,5 @@ def test_what_saw_the_truth_says_so():
         assert (prompts.ORACLE in prompts.label(source)) == (cue == "truth")
         if source != "grid":
             assert prompts.ORACLE in prompts.label(source, "oracle")
+        assert prompts.RANDOM in prompts.label(source, random_weights=True)
+        assert prompts.RANDOM not in prompts.label(source)

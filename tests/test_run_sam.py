@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,15 +16,16 @@ import pytest
 from conftest import ROOT, THREADS, command, refuse, result, run
 from PIL import Image
 
-from data_prep import compose, embeddings, predictions, rasters, sam_pictures, triplets
+from data_prep import compose, embeddings, pictures, predictions, rasters, runs, sam_pictures, triplets
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("timm", reason="vit_t needs timm, of requirements-extra.txt")
 
+import run_sam  # noqa: E402
 from models import prompts, sam, sam_maps  # noqa: E402
 
 SOURCES = tuple(prompts.SOURCES)
-KNOWN = sam.weights_hash("random", "vit_t", 0), "vit_t", "None"
+CPU_NET = SimpleNamespace(model="vit_t", device=torch.device("cpu"))
 FAST = ("--weights", "random", "--amp", "off", "--device", "cpu", "--grid-points", 2, "--overlays", 1)
 
 
@@ -38,8 +41,9 @@ def noise(seed: int) -> np.ndarray:
 def fill(cache, pictures) -> None:
     """Embeddings where the job looks for them, so that the encoder need not run."""
     cache.mkdir(exist_ok=True)
+    known = run_sam.embedding_parts(SimpleNamespace(weights="random", seed=0), CPU_NET, None)
     for number, picture in enumerate(pictures):
-        embeddings.save(cache / f"{embeddings.key(*KNOWN, picture)}.npy", noise(number))
+        embeddings.save(cache / f"{embeddings.key(*known, picture)}.npy", noise(number))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,8 @@ def table(path) -> list[dict]:
 def test_every_source_gives_a_mask_and_a_probability_of_every_triplet(case, mapped):
     out, found = mapped.out, mapped.found
     assert found["triplets"] == len(case.rows) == 3 and found["cache_hits"] == found["tiles"] == 3
-    assert found["encoder_seconds_per_image"] == 0 < found["decoder_seconds_per_image"]
+    assert found["encoded"] == 0 and found["encoder_seconds_per_image"] is None
+    assert found["decoder_seconds_per_image"] > 0
     for source in SOURCES:
         for row in case.rows:
             mask, probability = predictions.read_written(out / source, row)
@@ -118,14 +123,18 @@ def test_the_table_is_the_one_score_masks_makes(case, mapped, tmp_path):
     out, found = mapped.out, mapped.found
     names = [row["method"] for row in table(out / "scores.csv")]
     assert names[0] == "unet" and len(names) == 1 + len(SOURCES)
-    oracles = [name for name in names if name.endswith(prompts.ORACLE)]
+    assert all(name.endswith(prompts.RANDOM) for name in names[1:])
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["random_weights"] and list(metrics["methods"]) == names
+    assert {row["other"] for row in table(out / "paired.csv")} == set(names[1:])
+    oracles = [name for name in names if prompts.ORACLE in name]
     assert [name.split(",")[0] for name in oracles] == ["sam-oracle-points", "sam-oracle-box"]
-    data = tmp_path / "data"
-    shutil.copytree(case.data, data)
-    triplets.write_manifest(data / "triplets.csv", [relative(row, case.data) for row in case.rows])
     masks = [f"unet={case.unet}", *(f"sam-{source}={out / source}" for source in SOURCES)]
-    words = ("--data", data, "--split", "all", "--out", tmp_path / "judged", "--masks", *masks)
-    run("score_masks.py", *words)
+    words = ("--data", case.data, "--split", "all", "--out", tmp_path / "judged", "--masks", *masks)
+    judged = result(run("score_masks.py", *words, "--sample", 3))
+    assert judged["triplets"] == judged["judged"] == 3
+    ours = {name.split(",")[0]: method["coverage"] for name, method in found["methods"].items()}
+    assert ours == {name: method["coverage"] for name, method in judged["methods"].items()}
     for file in ("scores.csv", "strata.csv"):
         theirs = {
             (r["method"], r.get("stratum"), r.get("class")): r for r in table(tmp_path / "judged" / file)
@@ -137,10 +146,6 @@ def test_the_table_is_the_one_score_masks_makes(case, mapped, tmp_path):
             assert {**row, "method": key[0]} == theirs[key]
     assert len(table(out / "paired.csv")) == len(table(tmp_path / "judged" / "paired.csv"))
     assert found["methods"]["unet"]["scores"]["iou"] > 0.8
-
-
-def relative(row: dict, folder) -> dict:
-    return {name: v.relative_to(folder) if name in triplets.FILES and v else v for name, v in row.items()}
 
 
 def test_random_weights_and_provenance_are_said(mapped):
@@ -206,7 +211,10 @@ def test_pictures_without_units_on_rgb_with_tiles(tmp_path):
     assert found["without_prompt"] == {"oracle-points": 1, "otsu-box": 0}
     snow_free = np.asarray(Image.open(tmp_path / "out" / "oracle-points" / "mask" / "test_p1.png"))
     assert snow_free.shape == (60, 64) and not snow_free.any()
-    assert list(found["methods"]) == ["sam-otsu-box", f"sam-oracle-points, {prompts.ORACLE}"]
+    assert list(found["methods"]) == [
+        f"sam-otsu-box, {prompts.RANDOM}",
+        f"sam-oracle-points, {prompts.ORACLE}, {prompts.RANDOM}",
+    ]
 
 
 def test_refusals_are_one_sentence(case, tmp_path):
@@ -216,10 +224,80 @@ def test_refusals_are_one_sentence(case, tmp_path):
     refuse("run_sam.py", *random, "--prompts", "otsu-box", "magic", saying="--prompts magic: unknown")
     refuse("run_sam.py", *random, "--prompts", "unet-box", saying="need --unet")
     refuse("run_sam.py", *random, "--boxes", 0, saying="must be positive")
-    refuse(
-        "run_sam.py", "--data", case.data, "--out", case.data, "--weights", "random", saying="holds the input"
-    )
+    words = ("--data", case.data, "--weights", "random", "--overwrite", "--out")
+    for out in (case.data, case.data.parent):
+        refuse("run_sam.py", *words, out, saying="holds the input")
+    refuse("run_sam.py", *words, case.unet, "--unet", case.unet, saying="holds the input")
     assert not (tmp_path / "out").exists()
+
+
+def test_overwriting_deletes_what_this_job_wrote_and_nothing_else(tmp_path):
+    own = [
+        "scores.csv",
+        "overlays_grid.png",
+        "records/a.json",
+        "otsu-box/mask/a.tif",
+        "grid/probability/a.tif",
+    ]
+    others = ["3_split/mask/a.tif", "5_score/probability/a.tif", "otsu-box/notes.txt", "overlays_mine.png"]
+    for name in own + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert sorted(run_sam.old_files(tmp_path)) == sorted(own)
+
+
+def test_damaged_neighbours_that_are_not_to_be_mapped_stop_nothing(case, tmp_path):
+    """They only miss in the stretch, and are told apart from what is left out."""
+    rows = triplets.read_manifest(case.data).rows
+    scene = compose.scene_key(rows[0])
+    splits = [row["split"] for row in rows if compose.scene_key(row) == scene]
+    if len(splits) < 2:  # give the first two one scene
+        rows[1] |= {name: rows[0][name] for name in ("site", "s1_date", "relative_orbit")}
+    bad = next(row for row in rows[1:] if compose.scene_key(row) == scene)
+    data = tmp_path / "data"
+    shutil.copytree(case.data, data)
+    rows[0]["split"], bad["split"] = "test", "train"
+    manifest = [
+        {k: v.relative_to(case.data) if isinstance(v, Path) else v for k, v in r.items()} for r in rows
+    ]
+    triplets.write_manifest(data / "triplets.csv", manifest)
+    (data / "sar" / bad["sar"].name).write_bytes(b"no raster")
+    args = run_sam.get_parser().parse_args(
+        ["--data", str(data), "--out", str(tmp_path / "out"), "--weights", "random"]
+    )
+    chosen, _, missing = run_sam.choose_triplets(args, None)
+    assert rows[0]["id"] in [row["id"] for row in chosen.rows] and chosen.bad == []
+    assert len(missing) == 1 and bad["sar"].name in missing[0]
+
+
+def test_embeddings_of_equal_pictures_are_made_once_and_must_be_finite(tmp_path):
+    picture = np.full((40, 50, 3), 90, np.uint8)
+    tiles, stop = {tmp_path / "a.npy": picture, tmp_path / "b.npy": picture}, SimpleNamespace(requested="")
+    args, net = SimpleNamespace(batch=2, weights="w.pth"), SimpleNamespace(device=torch.device("cpu"))
+    net.image_encoder = lambda frames: frames[:, :1, :64, :64].expand(-1, 256, -1, -1) * 0 + 7
+    assert set(run_sam.encode_missing(args, net, None, tiles, stop)) == set(tiles)
+    assert (embeddings.load(tmp_path / "b.npy") == 7).all()
+    assert run_sam.encode_missing(args, net, None, tiles, stop) == {}
+    net.image_encoder = lambda frames: torch.full((len(frames), 256, 64, 64), torch.nan)
+    with pytest.raises(run_sam.BadInput, match="--amp off"):
+        run_sam.encode_missing(args, net, torch.bfloat16, {tmp_path / "c.npy": picture}, stop)
+    assert not (tmp_path / "c.npy").exists()
+
+
+def test_seconds_are_of_what_was_encoded(capsys):
+    """After an interruption the records hold images of both kinds."""
+    args = run_sam.get_parser().parse_args(["--data", "d", "--out", "o", "--weights", "random"])
+    chosen, net = SimpleNamespace(bad=[]), SimpleNamespace(model="vit_t", provenance="somebody's")
+    one = {"tiles": 2, "decoder_seconds": 0.5, "prompts": {"grid": []}}
+    made, kept = {**one, "encoded": 2, "encoder_seconds": 4}, {**one, "encoded": 0, "encoder_seconds": 0}
+    half = {**one, "encoded": 1, "encoder_seconds": 2}
+    for records, seconds, hits in (([made, kept, half], 4, 3), ([kept, kept], None, 4)):
+        found = run_sam.figures_of(args, net, ["grid"], records, chosen, [])
+        assert found["encoder_seconds_per_image"] == seconds and found["cache_hits"] == hits
+        assert found["decoder_seconds_per_image"] == 0.5
+    run_sam.say_costs(found)
+    said = capsys.readouterr().err
+    assert "grid: no mask kept in 2 of 2" in said and "encoder" not in said and "0 pictures encoded" in said
 
 
 # ---- the parts ---------------------------------------------------------------------------------------------
@@ -322,9 +400,43 @@ def test_embeddings_are_found_by_all_they_depend_on_and_only_whole(tmp_path):
     embeddings.save(path, array)
     assert (embeddings.load(path) == array).all() and (np.load(path) == array).all()
     content = path.read_bytes()
-    for damaged in (content[:-40], content[:50], b"", content[:200] + b"\xff" + content[201:]):
+    larger = content.replace(b"(3, 4, 5)", b"(3, 4, 5" + b"0" * 12 + b")").replace(b" " * 12, b"", 1)
+    assert len(larger) == len(content) and larger != content
+    for damaged in (content[:-40], content[:50], b"", content[:200] + b"\xff" + content[201:], larger):
         path.write_bytes(damaged)
         assert embeddings.load(path) is None
+
+
+def test_a_full_disk_is_told_as_one(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            embeddings.save(tmp_path / "a.npy", np.zeros(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno in runs.CANNOT_WRITE and list(tmp_path.iterdir()) == []
+
+
+def test_methods_look_unlike_each_other_and_oracles_are_black_or_grey():
+    names = ["unet", *(f"sam-{source}" for source in SOURCES), *(f"rgb-{source}" for source in SOURCES)]
+    styles = pictures.method_styles(names)
+    assert list(styles) != [] and set(styles) == set(names)
+    assert len({(style["color"], style["marker"]) for style in styles.values()}) == len(names) == 17
+    for name, style in styles.items():
+        assert (
+            (style["color"] in ("#000000", "#888888")) == ("oracle" in name) == (style["linestyle"] == "--")
+        )
+
+
+def test_the_mask_that_prompted_is_drawn_as_its_contour():
+    picture, mask = np.full((64, 64, 3), 90, np.uint8), np.zeros((64, 64), bool)
+    mask[20:40, 10:50] = True
+    drawn = sam_pictures.with_prompts(picture, [{"mask": True}], mask)
+    assert (drawn[mask] == 90).all() and tuple(drawn[19, 30]) == sam_pictures.BOX
+    assert tuple(drawn[18, 30]) == sam_pictures.DARK and (drawn[:17] == 90).all()
+    assert (sam_pictures.with_prompts(picture, [], mask) == 90).all()
+    assert set(sam_pictures.KEYS) == {kind for _, kind in prompts.SOURCES.values()}
 
 
 def test_prompts_are_drawn_on_a_copy():
@@ -347,7 +459,7 @@ def test_a_damaged_embedding_is_made_again_and_an_old_one_used(case, tmp_path):
     second = result(run("run_sam.py", *words, "--out", tmp_path / "b", "--cache", tmp_path / "cache"))
     assert second["cache_hits"] == 0 and (embeddings.load(file) == whole).all()
     third = result(run("run_sam.py", *words, "--out", tmp_path / "c", "--cache", tmp_path / "cache"))
-    assert third["cache_hits"] == 1 and third["encoder_seconds_per_image"] == 0
+    assert third["cache_hits"] == 1 and third["encoder_seconds_per_image"] is None
     for one in "bc":
         assert pixels(tmp_path / "a" / "otsu-box") == pixels(tmp_path / one / "otsu-box")
     assert json.loads((tmp_path / "c" / "result.json").read_text())["methods"] == first["methods"]

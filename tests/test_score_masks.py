@@ -168,6 +168,7 @@ def test_what_cannot_be_judged_is_refused(triplets_folder, labels, tmp_path):
     refuse("score_masks.py", *word, tmp_path / "codes", "--snow", "x=1", saying="names no 'x'")
     refuse("score_masks.py", *word, tmp_path / "codes", tmp_path / "a" / ".." / "codes", saying="codes")
     refuse("score_masks.py", *word, tmp_path / "codes", "--against", "truth", saying="--truth")
+    refuse("score_masks.py", *word, tmp_path / "codes", "--sample", 0, saying="must be positive")
     refuse("score_masks.py", *word, tmp_path / "codes", "--against", "stations", saying="--stations")
     assert not (tmp_path / "o").exists()
     words = ("--snow", 110, "--snow-free", 125, "--overlays", 1)
