@@ -6,16 +6,16 @@
 In: a triplets folder; weights from the hub, or of a path for each model. Out, for each model:
 <model>_activations_comparison.png and .pdf (feature maps, patch PCA, attention or class activation of some
 triplets, RGB above SAR); for all of them layers.png and .pdf, layers.csv (per layer: CKA between RGB and SAR,
-effective rank, sparsity, and the AUC with which its best channel tells snow from bare ground), channels.csv
-(the best channels) and result.json; each beside the same network with random weights, the floor.
---list-layers prints what --layers takes; --save-activations writes activations/<model>/<id>.safetensors.
+effective rank, sparsity, and the AUC within images with which the channel best on other sites tells snow from
+bare ground), channels.csv (the best channels) and result.json; each beside the same network with random
+weights, the floor. <model>_attention_heads.png: a transformer's attention head by head. records/ holds what
+is measured: a stopped run goes on from there. --list-layers prints what --layers takes; --save-activations
+writes activations/<model>/<id>.safetensors.
 """
 
 import contextlib
-import functools
-import shutil
+import json
 import sys
-import textwrap
 from pathlib import Path
 
 from data_prep import runs
@@ -23,13 +23,16 @@ from data_prep.runs import BadInput
 
 FAMILIES = ("clip", "dinov2", "deeplabv3")  # of models.backbones
 TITLES = {"clip": "CLIP", "dinov2": "DINOv2", "deeplabv3": "DeepLabV3"}
-MODALITIES = ("RGB", "SAR")
-PLACED = ("map", "tokens", "patches")  # kinds of layers whose output has a place in the image
 BEST = 10  # channels of a layer and modality in channels.csv
-SHOWN_DEPTHS, SHOWN_CHANNELS = 4, 6  # of the figure
+HEADS = 12  # of attention shown, as many as fit a page's width
 WRITTEN = ("layers.csv", "channels.csv", "layers.png", "layers.pdf")
 
 # ---- networks ----------------------------------------------------------------------------------------------
+
+
+def check_stop(stop, where: str) -> None:
+    if stop.requested:
+        raise runs.Interrupted(f"{where}: stopped by {stop.requested}; what was measured is kept.")
 
 
 def named(texts: list[str] | None, flag: str) -> dict[str, list[str]]:
@@ -44,19 +47,21 @@ def named(texts: list[str] | None, flag: str) -> dict[str, list[str]]:
     return found
 
 
-def load_models(args, weights: dict[str, str], device) -> tuple[dict, dict[str, str]]:
+def load_models(args, weights: dict[str, str], device, stop) -> tuple[dict, dict[str, str]]:
     """The networks whose weights are there, by family, and why others are left out; a named one must be."""
     from models import backbones
 
     loaded, left_out = {}, {}
     for family in args.models or FAMILIES:
         try:
-            loaded[family] = backbones.load(family, weights.get(family), args.seed, device=device)
+            given = weights.get(family)
+            loaded[family] = backbones.load(family, given, args.seed, device=device, say=runs.say)
         except ValueError as error:
             if args.models or family in weights:
                 raise BadInput(f"--models {family}: {error}.") from None
             left_out[family] = str(error)
             runs.say(f"left out: {error}")
+        check_stop(stop, f"{family}, loading")
     if not loaded:
         raise BadInput("--models: no weights of any model are there; see the lines above for the three ways.")
     return loaded, left_out
@@ -64,7 +69,7 @@ def load_models(args, weights: dict[str, str], device) -> tuple[dict, dict[str, 
 
 def choose_layers(backbone, patterns: list[str] | None) -> dict[str, str]:
     """{name: kind} of the layers to look at: those that fit the patterns, or the main blocks."""
-    from models import backbones
+    from models import backbones, layer_numbers
 
     known = backbones.layers(backbone)
     try:
@@ -72,7 +77,7 @@ def choose_layers(backbone, patterns: list[str] | None) -> dict[str, str]:
     except ValueError as error:
         raise BadInput(f"--layers: {backbone.family}: {error}.") from None
     chosen = {name: kind for name, kind in known if name in set(names)}
-    if not set(PLACED) & set(chosen.values()):
+    if not set(layer_numbers.PLACED) & set(chosen.values()):
         raise BadInput(
             f"--layers: none of {backbone.family}'s {', '.join(list(chosen)[:5])} is a map or tokens: "
             "nothing to compare; choose others of --list-layers."
@@ -82,29 +87,20 @@ def choose_layers(backbone, patterns: list[str] | None) -> dict[str, str]:
 
 def list_layers(loaded: dict) -> int:
     """Print the layers of every model: name, kind, shape of what one square image gives."""
-    import numpy as np
-    import torch
-
-    from models import activations, backbones
+    from models import layer_views
 
     for family, backbone in loaded.items():
-        kinds = dict(backbones.layers(backbone))
-        x = backbones.prepare(backbone, np.zeros((1, backbone.size, backbone.size, 3), np.uint8))
-        with (
-            torch.no_grad(),
-            activations.Capture(backbone.net, kinds, lambda out: tuple(out.shape)) as capture,
-        ):
-            backbone(x)
-        print(f"{family}: {backbone.name}, {backbone.provenance}; input {tuple(x.shape)}")
-        for name, kind in kinds.items():
-            print(f"  {name}  {kind}  {capture.outputs.get(name)}")
+        side, shapes = backbone.size, layer_views.shapes(backbone)
+        print(f"{family}: {backbone.name}, {backbone.provenance}; input (1, 3, {side}, {side})")
+        for name, kind, shape in shapes:
+            print(f"  {name}  {kind}  {shape}")
     return runs.DONE
 
 
 # ---- triplets ----------------------------------------------------------------------------------------------
 
 
-def choose_triplets(args):
+def choose_triplets(args, stop):
     """RGB and SAR pictures of the sampled triplets of the split, and what is wrong with those left out."""
     from data_prep import compose, picture_pairs, triplets
 
@@ -120,233 +116,134 @@ def choose_triplets(args):
     unreadable = [] if args.skip_bad else None
     limits = compose.scene_limits(siblings, compose.COMPOSE[args.compose], unreadable)
     pairs = picture_pairs.PicturePairs(rows, args.compose, limits, args.target)
-    bad = pairs.inspect(args.skip_bad)
+    bad = pairs.inspect(args.skip_bad, lambda: check_stop(stop, "reading"))
     if not pairs.rows:
         raise BadInput(f"{args.data}: none of its triplets can be used; the first: {bad[0]}")
-    pairs.rows = picture_pairs.by_turns(pairs.rows)
+    pairs.rows = picture_pairs.sites_in_turn(pairs.rows)
     return pairs, bad
 
 
-# ---- numbers of the layers ---------------------------------------------------------------------------------
+# ---- one model ---------------------------------------------------------------------------------------------
 
 
-def measure(args, backbone, kinds: dict, pairs, dtype, label: str, folder=None) -> dict:
-    """{layer: (row, areas)} over all triplets, "input" first; one batch in memory at a time.
+def measure(args, backbone, kinds: dict, pairs, stop, dtype, label: str, folder=None) -> list[dict]:
+    """[{"row", "best"}] of each layer over all triplets, "input" first; one batch in memory at a time.
 
-    folder: where to save the layers' outputs, a file a triplet.
+    best: the rows of its best channels. folder: where to save the layers' outputs, a file a triplet.
     """
-    import torch
-    import torch.nn.functional as F
+    from data_prep import activation_files, batches, picture_pairs
+    from models import layer_numbers
 
-    from data_prep import batches, picture_pairs
-    from models import activations, backbones, layer_numbers, training
-
-    rows, stop, numbers = pairs.rows, runs.StopSignal(), {}
-    order, half = batches.by_size(rows, args.batch), picture_pairs.halves(rows)
-    device = next(backbone.net.parameters()).device
+    order, groups = batches.by_size(pairs.rows, args.batch), picture_pairs.groups(pairs.rows)
+    look = layer_numbers.Look(backbone, kinds, args.seed, bool(folder), dtype)
+    numbers = {}
     loader = batches.loader(pairs, order, args.workers)
     for images, masks, seen, indices in runs.progress(loader, len(order), label):
-        if stop.requested:
-            raise runs.Interrupted(f"{label}: stopped before its end.")
-        count, places = len(images), indices.tolist()
-        x = backbones.prepare(backbone, images.transpose(0, 1).flatten(0, 1).numpy())  # RGB, then SAR
-
-        def keep(output, kind, x=x):
-            maps = backbones.as_map(backbone, output, x) if kind in PLACED else None
-            rows = None if maps is None else layer_numbers.rows_of(maps, args.seed)
-            return {"rows": rows, "whole": output.cpu() if folder else None}
-
-        with contextlib.ExitStack() as stack:
-            captures = {
-                name: stack.enter_context(
-                    activations.Capture(backbone.net, [name], functools.partial(keep, kind=kind))
-                )
-                for name, kind in kinds.items()
-            }
-            with torch.inference_mode(), training.autocast(device, dtype):
-                backbone(x)
-        held = {name: capture.outputs[name] for name, capture in captures.items() if capture.outputs}
-        found = {name: kept["rows"] for name, kept in held.items() if kept["rows"]}
-        if found:  # beside them the picture itself, as coarse as the last layer
-            pooled = F.adaptive_avg_pool2d(x, list(found.values())[-1][1])
-            found = {"input": layer_numbers.rows_of(pooled, args.seed), **found}
-        cells = {
-            size: layer_numbers.cells_of(masks.numpy(), seen.numpy(), size, args.seed)
-            for size in {size for _, size in found.values()}
-        }
-        for name, (values, size) in found.items():
-            layer = numbers.setdefault(name, layer_numbers.Numbers(args.seed))
-            layer.about = {"channels": values.shape[-1], "map": f"{size[0]}x{size[1]}"}
-            for k, place in enumerate(places):
+        check_stop(stop, label)
+        values, cells, whole = look(images.numpy(), masks.numpy(), seen.numpy())
+        for name, (rows, size) in values.items():
+            layer = numbers.setdefault(name, layer_numbers.Numbers())
+            layer.about = {"channels": rows.shape[-1], "map": f"{size[0]}x{size[1]}"}
+            for k, place in enumerate(indices.tolist()):
                 at = (part[k] for part in cells[size])
                 try:
-                    layer.add(values[k], values[count + k], *at, half[place], place)
+                    layer.add(rows[k], rows[len(images) + k], *at, groups[place])
                 except ValueError as error:
                     raise BadInput(f"{label}: {name}: {error}; run with --amp off.") from None
-        if folder:
-            whole = {name: (kept["whole"], kinds[name]) for name, kept in held.items()}
-            for k, place in enumerate(places):
-                save_activations(folder, rows[place], whole, (k, count + k), backbone)
-    results = {}
+        for k, place in enumerate(indices.tolist() if folder else ()):
+            tensors = activation_files.outputs_of(whole, {"RGB": k, "SAR": len(images) + k})
+            name = pairs.rows[place]["id"]
+            about = {"id": name, "model": backbone.name, "provenance": backbone.provenance}
+            activation_files.save(folder / f"{name}.safetensors", tensors, about)
+    results = []
     for depth, (name, layer) in enumerate(numbers.items()):
         row, areas = layer.result()
         about = {"layer": name, "depth": depth, "kind": kinds.get(name, "picture"), **layer.about}
-        results[name] = {**about, **row}, areas
+        results.append({"row": {**about, **row}, "best": layer_numbers.best_rows(areas, BEST)})
     return results
 
 
-# ---- activations on disk -----------------------------------------------------------------------------------
-
-
-def saved_bytes(backbone, kinds: dict[str, str], rows: list[dict]) -> int:
-    """Bytes that --save-activations takes for these triplets at most: float32, RGB and SAR."""
-    from collections import Counter
-
-    from models import activations, backbones
-
-    sizes = Counter(backbones.input_size(backbone, row["height"], row["width"]) for row in rows)
-    return sum(
-        2 * count * sum(activations.size_of(backbone, kinds, size).values()) for size, count in sizes.items()
-    )
-
-
-def check_space(args, needed: int) -> None:
-    """Say how much will be written; refuse what the disk cannot hold."""
-    place = args.out.resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    runs.say(f"--save-activations: {needed / 1e6:,.1f} MB to write, {free / 1e6:,.0f} MB free")
-    if needed > free:
-        raise BadInput(
-            f"{args.out}: --save-activations needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-            "choose fewer --layers, a smaller --sample or another --out."
-        )
-
-
-def save_activations(folder: Path, row: dict, whole: dict, places: tuple[int, int], backbone) -> None:
-    """<id>.safetensors with RGB/<layer> and SAR/<layer>: what `whole` has of the layers at these places."""
-    from safetensors.torch import save_file
-
-    tensors = {}
-    for name, (output, kind) in whole.items():
-        for modality, place in zip(MODALITIES, places, strict=True):
-            one = output if kind == "constant" else output[place]
-            tensors[f"{modality}/{name}"] = one.clone().contiguous()
-    about = {"id": row["id"], "model": backbone.name, "provenance": backbone.provenance}
-    with runs.atomic(folder / f"{row['id']}.safetensors") as path:
-        save_file(tensors, path, metadata=about)
-
-
-# ---- the figure of a model ---------------------------------------------------------------------------------
-
-
-def draw(args, family: str, backbone, results: dict, pairs, origin: str) -> list[str]:
-    """<model>_activations_comparison.png and .pdf; returns the ids shown."""
-    import numpy as np
-
+def draw(args, family: str, backbone, layers: list[dict], pairs, shown: list[int], origin: str) -> None:
+    """<model>_activations_comparison.png and .pdf, and <model>_attention_heads.png and .pdf if it has any."""
     from data_prep import activation_figures, picture_pairs
-    from models import backbones, layer_numbers, layer_views
+    from models import backbones, layer_views
 
-    names = [name for name in results if name != "input"]
-    deep = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, SHOWN_DEPTHS).round().astype(int))]
-    middle, last = names[len(names) // 2], names[-1]
-    examples, inputs, shown = [], [], picture_pairs.most_mixed(pairs.rows, args.examples)
-    for place in shown:
-        (images, mask, valid, _), row = pairs[0, place], pairs.rows[place]
-        inputs.append(backbones.prepare(backbone, images))
-        share = f"{row['snow']:.0%} snow of\n{row['known']:.0%} labelled"
-        site = "\n".join(textwrap.wrap(row["site"], 18)[:2])
-        caption = "\n".join(part for part in (site, row["s1_date"][:10], share) if part)
-        examples.append({"pictures": images, "mask": np.where(valid, mask, 255), "caption": caption})
-    maps = layer_views.layer_maps(backbone, inputs, dict.fromkeys([*deep, middle, last]))
-    views = [layer_views.pca(maps[last], last, "common")]
-    views += [layer_views.pca(maps[name], name, "centred") for name in dict.fromkeys([last, middle])]
-    if backbone.heads:
-        views += layer_views.attention(backbone, inputs)
-    known = dict(backbones.layers(backbone))
-    under_head = [name for name in backbones.blocks(backbone) if known[name] == "map"]
-    if backbone.labels and under_head:
-        label = None if args.cam_class is None else class_number(args.cam_class, backbone)
-        views += layer_views.classes(backbone, inputs, under_head[-1], label)
-    depths = []
-    for name in deep:
-        row, areas = results[name]
-        best = layer_numbers.by_turns(areas, SHOWN_CHANNELS)
-        best = best or [(k, []) for k in range(min(SHOWN_CHANNELS, row["channels"]))]
-        channels = [
-            {"title": f"{k}\n" + " ".join(f"{auc:.2f}" for auc in both), "maps": maps[name][0][:, k]}
-            for k, both in best
-        ]
-        depths.append({"title": f"{name}: {row['channels']} channels, {row['map']}", "channels": channels})
-    notes = [view["note"] for view in views if view["note"]]
-    notes.append(
-        "Feature maps: of the first triplet; above each its channel and the AUC in RGB and in SAR with which "
-        f"it tells snow from bare ground over {len(pairs.rows)} triplets (below 0.5: low on snow); RGB and "
-        "SAR of a channel share one scale, its 1 to 99 %."
-    )
+    examples = [picture_pairs.example(pairs, place) for place in shown]
+    inputs = [backbones.prepare(backbone, example["pictures"]) for example in examples]
+    label = layer_views.class_number(args.cam_class, backbone) if backbone.labels else None
+    views, heads, depths, note = layer_views.all_of(backbone, inputs, layers, args.attention_layer, label)
     title = f"{TITLES[family]} on RGB and SAR of the same place{origin}. {sentence(backbone.provenance)}"
     path = args.out / f"{family}_activations_comparison.png"
-    activation_figures.comparison(path, title, examples, views, depths, " ".join(notes))
-    return [pairs.rows[place]["id"] for place in shown]
+    activation_figures.comparison(path, title, examples, views, depths, note)
+    if heads:
+        note = "Of the class token to the patches, a head a column; 1: spread evenly."
+        note += f" The first {HEADS} of {len(heads)} heads." if len(heads) > HEADS else ""
+        path, title = args.out / f"{family}_attention_heads.png", f"Attention of each head. {title}"
+        activation_figures.comparison(path, title, examples, heads[:HEADS], [], note)
 
 
 def sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def class_number(text: str, backbone) -> int:
-    names = list(backbone.labels)
-    if text in names:
-        return names.index(text)
-    if text.isdigit() and int(text) < len(names):
-        return int(text)
-    known = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
-    raise BadInput(f"--cam-class {text}: {backbone.name} has no such class; it has {known}.")
+def probe(args, family: str, backbone, kinds: dict, pairs, stop, dtype, origin: str):
+    """Measure a model and its floor, draw its figures; what an earlier run measured or drew is kept.
 
-
-# ---- the job -----------------------------------------------------------------------------------------------
-
-
-def probe(args, family: str, backbone, kinds: dict[str, str], pairs, dtype, origin: str):
-    """Measure a model and its floor, draw its figure; returns its rows, those of channels, its account."""
-    from models import backbones, layer_numbers
+    Returns the model's rows, those of its channels, and its account.
+    """
+    from data_prep import activation_files, picture_pairs
+    from models import backbones
 
     folder = args.out / "activations" / family if args.save_activations else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    kind = "random" if backbone.random else "given"
-    found = {kind: measure(args, backbone, kinds, pairs, dtype, f"{family}, {kind} weights", folder)}
-    shown = draw(args, family, backbone, found[kind], pairs, origin) if found[kind] else []
-    if args.floor and not backbone.random:
-        floor = backbones.floor(backbone, args.seed)
-        found["random"] = measure(args, floor, kinds, pairs, dtype, f"{family}, random weights")
-        found["random"].pop("input", None)
+    figures = [args.out / name for name in figure_names(family, bool(backbone.heads))]
+    shown = picture_pairs.most_mixed(pairs.rows, args.examples)
     rows, channels = [], []
-    for weights, results in found.items():
-        for name, (row, areas) in results.items():
-            rows.append({"model": family, "weights": weights, **row})
-            about = {"model": family, "weights": weights, "layer": name}
-            channels += [{**about, **best} for best in layer_numbers.best_rows(areas, BEST)]
+    own = "random" if backbone.random else "given"
+    for weights in dict.fromkeys([own, "random"] if args.floor else [own]):
+        floor = weights != own
+        label, saved = f"{family}, {weights} weights", None if floor else folder
+        path = args.out / "records" / f"{family}_{weights}.json"
+        of = {
+            "provenance": backbone.provenance, "layers": kinds, "dtype": str(dtype),
+            "triplets": [row["id"] for row in pairs.rows],
+        }  # fmt: skip
+        layers = activation_files.read_record(path, of)
+        if saved and not all((saved / f"{row['id']}.safetensors").exists() for row in pairs.rows):
+            layers = None
+        if layers is None:
+            for old in () if floor else figures:
+                old.unlink(missing_ok=True)
+            net = backbones.floor(backbone, args.seed) if floor else backbone
+            check_stop(stop, label)
+            layers = measure(args, net, kinds, pairs, stop, dtype, label, saved)
+            layers = activation_files.write_record(path, of, layers)
+            check_stop(stop, label)
+        else:
+            runs.say(f"{label}: measured by an earlier run")
+        if not floor and layers and not all(figure.exists() for figure in figures):
+            draw(args, family, backbone, layers, pairs, shown, origin)
+            check_stop(stop, f"{family}, figures")
+        for layer in layers:
+            if floor and layer["row"]["layer"] == "input":
+                continue
+            about = {"model": family, "weights": weights}
+            rows.append({**about, **layer["row"]})
+            channels += [{**about, "layer": layer["row"]["layer"], **best} for best in layer["best"]]
     account = {
         "name": backbone.name, "provenance": backbone.provenance, "random": backbone.random,
-        "input_pixels": backbone.size, "shown": shown, "layers": rows,
+        "input_pixels": backbone.size, "shown": [pairs.rows[k]["id"] for k in shown], "layers": rows,
     }  # fmt: skip
     return rows, channels, account
 
 
-def layers_figure(args, rows: list[dict], models: dict, count: str, origin: str) -> None:
-    """layers.png and .pdf from the rows of layers.csv."""
-    from data_prep import activation_figures as figures
+def figure_names(family: str, heads: bool) -> list[str]:
+    names = [f"{family}_activations_comparison", *([f"{family}_attention_heads"] if heads else [])]
+    return [f"{name}.{end}" for name in names for end in ("png", "pdf")]
 
-    tables = {}
-    for family, about in models.items():
-        table: dict[str, dict] = {}
-        for row in rows:
-            if row["model"] == family:
-                table.setdefault(row["layer"], {"layer": row["layer"]})[row["weights"]] = row
-        tables[f"{TITLES[family]}. {sentence(about['provenance'])}"] = list(table.values())
-    figures.layers(args.out / "layers.png", tables, f"What the layers hold, by depth: {count}{origin}")
+
+# ---- the job -----------------------------------------------------------------------------------------------
 
 
 def get_parser():
@@ -368,6 +265,13 @@ def get_parser():
     add("--batch", type=int, default=4, metavar="N", help="triplets at once")
     add("--examples", type=int, default=2, metavar="N", help="triplets shown in the figures")
     add("--cam-class", metavar="CLASS", help="name or number of the class whose activation is shown")
+    add(
+        "--attention-layer",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="of a transformer: 0 the first, -1 the last",
+    )
     add("--no-floor", dest="floor", action="store_false", help="leave out the random-weight floor")
     add("--save-activations", action="store_true", help="write the layers' outputs as safetensors")
     add("--skip-bad", action="store_true", help="leave damaged triplets out, by name, instead of stopping")
@@ -407,16 +311,18 @@ def main(args) -> int:
     if not args.list_layers:
         files = [Path(path) for path in weights.values() if Path(path).exists()]
         run = runs.Run(args, [*runs.triplets_inputs(args.data), *files])
-        if run.finished():
+        if not wants_more(args, run) and run.finished():
             return runs.DONE
-    from models import training
+    stop = runs.StopSignal()
+    from data_prep import activation_files
+    from models import backbones, layer_views, training
 
     training.use_huge_pages()
     try:
         device = training.choose_device(args.device)
     except ValueError as error:
         raise BadInput(f"{error}.") from None
-    loaded, left_out = load_models(args, weights, device)
+    loaded, left_out = load_models(args, weights, device, stop)
     if args.list_layers:
         return list_layers(loaded)
     chosen = {
@@ -428,24 +334,50 @@ def main(args) -> int:
         if not heads:
             raise BadInput(f"--cam-class {args.cam_class}: none of the models has a head with classes.")
         for backbone in heads:
-            class_number(args.cam_class, backbone)
+            try:
+                layer_views.class_number(args.cam_class, backbone)
+            except ValueError as error:
+                raise BadInput(f"--cam-class {args.cam_class}: {error}.") from None
+    for family, backbone in loaded.items():
+        count = len(backbones.blocks(backbone))
+        if backbone.heads and not -1 <= args.attention_layer < count:
+            raise BadInput(f"--attention-layer {args.attention_layer}: {family} has layers 0 to {count - 1}.")
     if args.workers is None:
         args.workers = min(4, runs.core_count() - 1)
-    pairs, bad = choose_triplets(args)
+    pairs, bad = choose_triplets(args, stop)
     if args.save_activations:
-        check_space(args, sum(saved_bytes(loaded[name], chosen[name], pairs.rows) for name in loaded))
+        sizes = [(row["height"], row["width"]) for row in pairs.rows]
+        needed = sum(layer_views.bytes_of(loaded[name], chosen[name], sizes) for name in loaded)
+        activation_files.check_space(args.out, needed)
     if args.dry_run:
         runs.say(f"would probe {', '.join(loaded)} on {len(pairs.rows)} triplets of split {args.split}")
         return runs.DONE
-    figures_of = [f"{family}_activations_comparison.{end}" for family in FAMILIES for end in ("png", "pdf")]
-    old = [str(path.relative_to(run.out)) for path in run.out.glob("activations/*/*.safetensors")]
-    run.begin(*WRITTEN, *figures_of, *old)
-    return report(args, run, loaded, chosen, pairs, left_out, bad)
+    old = [name for family in FAMILIES for name in figure_names(family, heads=True)]
+    for pattern in ("activations/*/*.safetensors", "records/*.json"):
+        old += [str(path.relative_to(run.out)) for path in run.out.glob(pattern)]
+    run.begin(*WRITTEN, *old)
+    return report(args, run, loaded, chosen, pairs, stop, left_out, bad)
 
 
-def report(args, run, loaded: dict, chosen: dict, pairs, left_out: dict, bad: list[str]) -> int:
+def wants_more(args, run) -> bool:
+    """Whether an earlier run of these arguments left models out whose weights may be there now."""
+    path = args.out / "result.json"
+    if args.models or args.overwrite or not path.exists():
+        return False
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = before["arguments"] == run.arguments and before["inputs"] == run.inputs
+        if same and before["models_left_out"]:
+            runs.say(
+                f"{args.out}: left out {', '.join(before['models_left_out'])}; looking for their weights"
+            )
+            return True
+    return False
+
+
+def report(args, run, loaded: dict, chosen: dict, pairs, stop, left_out: dict, bad: list[str]) -> int:
     """Probe model after model, write the tables and the figure of all, say the main numbers."""
-    from data_prep import triplets
+    from data_prep import activation_figures, triplets
     from models import training
 
     origin = triplets.origin(pairs.rows)
@@ -455,7 +387,7 @@ def report(args, run, loaded: dict, chosen: dict, pairs, left_out: dict, bad: li
     for family in list(loaded):
         backbone = loaded.pop(family)
         try:
-            found = probe(args, family, backbone, chosen[family], pairs, dtype, origin)
+            found = probe(args, family, backbone, chosen[family], pairs, stop, dtype, origin)
         except (RuntimeError, MemoryError) as error:
             if not training.is_out_of_memory(error):
                 raise
@@ -466,23 +398,15 @@ def report(args, run, loaded: dict, chosen: dict, pairs, left_out: dict, bad: li
     runs.write_csv(args.out / "channels.csv", list(channels[0]) if channels else ["model"], channels)
     sites = len({row["site"] for row in pairs.rows})
     count = f"{len(pairs.rows)} triplets of {sites} sites, split {args.split}"
-    layers_figure(args, rows, models, count, origin)
-    say_table(rows)
+    titles = {family: f"{TITLES[family]}. {sentence(models[family]['provenance'])}" for family in models}
+    title = f"What the layers hold, by depth: {count}{origin}"
+    activation_figures.layers(args.out / "layers.png", rows, titles, title)
+    for line in activation_figures.last_layers(rows):
+        runs.say(line)
     return run.finish(
         models=models, triplets=len(pairs.rows), sites=sites, split=args.split, compose=args.compose,
         models_left_out=left_out, left_out=bad, device=str(device), precision=str(dtype or "torch.float32"),
     )  # fmt: skip
-
-
-def say_table(rows: list[dict]) -> None:
-    """For each model and kind of weights, the last layer and the input."""
-    shown = ("cka", "cka_other", "held_out_auc_rgb", "held_out_auc_sar")
-    runs.say(f"{'':42s}" + "".join(f"{name:>18s}" for name in shown))
-    last = {(row["model"], row["weights"], row["layer"] == "input"): row for row in rows}
-    for row in last.values():
-        values = ("null" if row.get(name) is None else f"{row[name]:.3f}" for name in shown)
-        label = f"{row['model']}, {row['weights']}, {row['layer']}"
-        runs.say(f"{label:42s}" + "".join(f"{value:>18s}" for value in values))
 
 
 if __name__ == "__main__":

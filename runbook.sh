@@ -23,8 +23,8 @@ for number in "${FROM:-1}" "${ONLY:-1}"; do
   case $number in *[!0-9]*) echo "runbook.sh: FROM or ONLY is '$number': expected a step's number." >&2; exit 2 ;; esac
 done
 case ${SIZE:-default} in
-  default) simulate=(--sites 36) train=(--epochs 12 --batch 16 --crop 128) small=(--epochs 40) chips=(--sample 24) ;;
-  tiny) simulate=(--sites 12 --size 96 --years 1) train=(--width 4 --depth 3 --epochs 4) small=("${train[@]}") chips=(--sample 2) ;;
+  default) simulate=(--sites 36) train=(--epochs 12 --batch 16 --crop 128) small=(--epochs 40) chips=(--sample 24) places=(--sample 96) ;;
+  tiny) simulate=(--sites 12 --size 96 --years 1) train=(--width 4 --depth 3 --epochs 4) small=("${train[@]}") chips=(--sample 2) places=(--sample 2) ;;
   *) echo "runbook.sh: SIZE=$SIZE: expected default or tiny." >&2; exit 2 ;;
 esac
 if [ -n "${DATA:-}" ]; then
@@ -67,7 +67,7 @@ steps() {   # one numbered step, one command
   needs=data/weights/mobile-sam.safetensors
   step 17 sam     $python run_sam.py --data "$OUT/3_split" --unet "$OUT/5_score" --weights data/weights/mobile-sam.safetensors --out "$OUT/17_sam" --grid-points 8 "${chips[@]}"
   needs=data/weights/dinov2-small/model.safetensors
-  step 18 probe   $python probe_activations.py --data "$OUT/3_split" --models dinov2 --weights dinov2=data/weights/dinov2-small --out "$OUT/18_probe" "${chips[@]}"
+  step 18 probe   $python probe_activations.py --data "$OUT/3_split" --models dinov2 --weights dinov2=data/weights/dinov2-small --out "$OUT/18_probe" "${places[@]}"
   needs=
 }
 

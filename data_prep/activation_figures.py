@@ -12,6 +12,7 @@ PAGE = 7.16  # inches: two columns of an IEEE page
 MODALITIES = ("RGB", "SAR")
 COLOURS = {"RGB": "#0072B2", "SAR": "#D55E00", "both": "#000000", "other": "#999999"}
 MARKERS = {"RGB": "o", "SAR": "s", "both": "D", "other": "v"}
+TOP = 99  # percentile where a scale ends: a patch can take nearly a whole rollout (Darcet 2023, 2309.16588)
 HEAT = "viridis"  # read alike by all kinds of colour vision, and in grey
 CLASS_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
@@ -26,7 +27,7 @@ def save(fig, path: Path) -> None:
     pictures.save(fig, Path(path).with_suffix(".png"), dpi=300)
 
 
-def limits(*maps: np.ndarray, low: float = 1, high: float = 99) -> tuple[float, float]:
+def limits(*maps: np.ndarray, low: float = 1, high: float = TOP) -> tuple[float, float]:
     """Percentiles of all maps together, apart by a hair at least."""
     values = np.concatenate([np.ravel(one) for one in maps])
     values = values[np.isfinite(values)]
@@ -59,7 +60,7 @@ def comparison(
     title = textwrap.fill(title, 118, break_on_hyphens=False)
     note = textwrap.fill(note, 172, break_on_hyphens=False)
     lines = note.count("\n") + 1 + 1.4 * (title.count("\n") + 1)
-    parts = [2 * row_in * len(examples) + 0.62, *([block_in * blocks] if blocks else [])]
+    parts = [2 * row_in * len(examples) + 0.7, *([block_in * blocks] if blocks else [])]
     fig = pictures.figure(PAGE, sum(parts) + 0.1 + 0.095 * lines)
     fig.suptitle(title, fontsize=7.5)
     outer = fig.subfigures(len(parts), 1, height_ratios=parts, squeeze=False)[:, 0]
@@ -98,11 +99,11 @@ def whole_triplets(fig, examples: list[dict], views: list[dict]) -> None:
             for axes, one in zip(column, maps, strict=True):
                 shown = axes.imshow(one, cmap=HEAT, vmin=low, vmax=high, interpolation="nearest")
             bar = fig.colorbar(
-                shown, cax=column[-1].inset_axes([0, -0.13, 1, 0.06]), orientation="horizontal"
+                shown, cax=column[-1].inset_axes([0, -0.13, 1, 0.06]), orientation="horizontal", extend="both"
             )
             bar.ax.tick_params(labelsize=5, length=2, pad=1)
             bar.ax.locator_params(nbins=4)
-            bar.set_label(view["unit"], fontsize=5.5, labelpad=1)
+            bar.set_label(f"{view['unit']},\n1st to {TOP}th %", fontsize=5, labelpad=1)
             bar.outline.set_linewidth(0.4)
         else:
             for axes, one in zip(column, maps, strict=True):
@@ -156,40 +157,87 @@ def class_colours(labels: list[np.ndarray], names: list[str], most: int = 6) -> 
 # ---- figures by depth --------------------------------------------------------------------------------------
 
 
-def layers(path: Path, tables: dict[str, list[dict]], title: str) -> None:
+def by_layer(rows: list[dict], model: str) -> list[dict]:
+    """A dict a layer of a model, in order of depth: layer, and its rows under "given" and "random"."""
+    table: dict[str, dict] = {}
+    for row in rows:
+        if row["model"] == model:
+            table.setdefault(row["layer"], {"layer": row["layer"]})[row["weights"]] = row
+    return list(table.values())
+
+
+def heading(title: str, rows: list[dict]) -> str:
+    """A model's title; positions and channels, which bound the rank; images and sites of the AUC."""
+    own = [row for row in rows if row["layer"] != "input"] or rows
+    spans = [
+        (min(row[name] for row in own), max(row[name] for row in own))
+        for name in ("positions", "channels", "auc_images", "auc_sites")
+    ]
+    shown = [f"{low:,}" if low == high else f"{low:,} to {high:,}" for low, high in spans]
+    rank = f"Rank: of {shown[0]} positions and {shown[1]} channels"
+    return f"{title}\n{rank}. AUC: {shown[2]} images with both classes, {shown[3]} sites."
+
+
+def last_layers(rows: list[dict]):
+    """Lines for the screen: of each model and kind of weights the input and the last layer."""
+    heads = ("unbiased CKA", "of another image", "held-out AUC, RGB", "held-out AUC, SAR", "images, sites")
+    yield f"{'':40s}" + "".join(f"{head:>23s}" for head in heads)
+    last = {(row["model"], row["weights"], row["layer"] == "input"): row for row in rows}
+    for row in last.values():
+        found = (row["cka_unbiased"], row["cka_other_unbiased"])
+        values = ["null" if value is None else f"{value:.3f}" for value in found]
+        for name in ("held_out_auc_rgb", "held_out_auc_sar"):
+            ends = (row[name], row[f"{name}_low"], row[f"{name}_high"])
+            values.append("null" if None in ends else "{:.3f} [{:.3f}, {:.3f}]".format(*ends))
+        values.append(f"{row['auc_images']}, {row['auc_sites']}")
+        label = f"{row['model']}, {row['weights']}, {row['layer']}"
+        yield f"{label:40s}" + "".join(f"{value:>23s}" for value in values)
+    yield (
+        "AUC: within images with both classes, of the channel best on the other half of sites; 95 % over "
+        "sites; null: too few sites in a half hold such images"
+    )
+
+
+def layers(path: Path, rows: list[dict], models: dict[str, str], title: str) -> None:
     """By depth, a row of panels a model: likeness of RGB and SAR, effective rank, sparsity, AUC of a channel.
 
-    tables: heading of a model -> a dict a layer, in order of depth: layer (its name), and under "given" and
-    "random", as far as they are there: cka, cka_other; effective_rank, hoyer, held_out_auc with _rgb, _sar.
+    rows: of layers.csv: model, weights ("given" or "random"), layer, cka_unbiased, cka_other_unbiased;
+    effective_rank, hoyer, held_out_auc with _rgb and _sar, this also with _low and _high. models: the title
+    of each.
     """
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-    fig = pictures.figure(PAGE, 1.85 * len(tables) + 0.75)
+    tables = {}
+    for model, name in models.items():
+        own = [row for row in rows if row["model"] == model]
+        tables[heading(name, own)] = by_layer(rows, model)
+    fig = pictures.figure(PAGE, 1.95 * len(tables) + 0.75)
     fig.suptitle(title, fontsize=7.5)
     boxes = fig.subfigures(len(tables), 1, squeeze=False)[:, 0]
     names = {"given": "trained weights", "random": "random weights"}
     handles = {}
-    for box, (heading, rows) in zip(boxes, tables.items(), strict=True):
-        box.suptitle(heading, fontsize=6.5, x=0.01, ha="left")
+    for box, (head, rows) in zip(boxes, tables.items(), strict=True):
+        box.suptitle(head, fontsize=6, x=0.01, ha="left")
         axes_row = box.subplots(1, 4)
         prefix, ticks = short_names([row["layer"] for row in rows])
         for weights in ("random", "given"):
             label = names[weights]
-            line(axes_row[0], rows, weights, "cka", "both", f"RGB with SAR, {label}")
-            line(axes_row[0], rows, weights, "cka_other", "other", f"RGB with another triplet's SAR, {label}")
+            line(axes_row[0], rows, weights, "cka_unbiased", "both", f"RGB with SAR, {label}")
+            other = f"RGB with another triplet's SAR, {label}"
+            line(axes_row[0], rows, weights, "cka_other_unbiased", "other", other)
             for modality in MODALITIES:
                 for axes, name in zip(axes_row[1:], ("effective_rank", "hoyer", "held_out_auc"), strict=True):
                     line(axes, rows, weights, f"{name}_{modality.lower()}", modality, f"{modality}, {label}")
-        axes_row[0].set(ylabel="linear CKA", ylim=(-0.02, 1.02))
+        axes_row[0].set(ylabel="linear CKA, unbiased", ylim=(min(-0.02, axes_row[0].get_ylim()[0]), 1.02))
         axes_row[1].set(ylabel="effective rank", yscale="log")
         axes_row[2].set(ylabel="sparsity (Hoyer)", ylim=(-0.02, 1.02))
         axes_row[1].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes_row[1].yaxis.set_minor_formatter(NullFormatter())
-        axes_row[3].set(ylabel="AUC of best channel,\nchosen on other sites")
+        axes_row[3].set(ylabel="AUC within images of the\nchannel best on other sites")
         if axes_row[3].lines:
-            axes_row[3].set_ylim(min(0.45, axes_row[3].get_ylim()[0]), 1.02)
+            axes_row[3].set_ylim(min(0.45, max(0, axes_row[3].get_ylim()[0])), 1.02)
         else:
-            said = "not known: some half\nof the sites has\none class only"
+            said = "not known: too few\nsites have images\nwith both classes"
             axes_row[3].text(0.5, 0.7, said, fontsize=6, ha="center", transform=axes_row[3].transAxes)
         axes_row[3].axhline(0.5, color="#999999", linewidth=0.6, linestyle=":")
         for axes in axes_row:
@@ -202,6 +250,9 @@ def layers(path: Path, tables: dict[str, list[dict]], title: str) -> None:
             axes.set_axisbelow(True)
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 handles.setdefault(label, handle)
+    from matplotlib.patches import Patch
+
+    handles["95 % over sites"] = Patch(color="#999999", alpha=0.3, linewidth=0)
     fig.legend(handles.values(), handles, loc="outside lower center", ncol=4, frameon=False, fontsize=5.5)
     save(fig, path)
 
@@ -218,6 +269,12 @@ def line(axes, rows: list[dict], weights: str, key: str, modality: str, label: s
         marker=MARKERS[modality], markersize=2.8 if trained else 2.2, markeredgewidth=0.6,
         markerfacecolor=colour if trained else "white", label=label,
     )  # fmt: skip
+    ends = [
+        np.array([pictures.as_number(rows[k].get(weights, {}).get(f"{key}_{end}")) for k in known], float)
+        for end in ("low", "high")
+    ]
+    if np.isfinite(ends).any():
+        axes.fill_between(known, *ends, color=colour, alpha=0.2 if trained else 0.1, linewidth=0)
 
 
 def short_names(names: list[str]) -> tuple[str, list[str]]:

@@ -1,11 +1,16 @@
 """The RGB picture and the radar picture of triplets beside each other, and which triplets to take when."""
 
+import contextlib
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from data_prep import compose, runs, triplets
 from data_prep.runs import BadInput
+
+GROUPS = 256  # of sites, so that memory does not grow with their number
+MIXED = (0.1, 0.9)  # share of snow between which a triplet shows both classes
 
 
 class PicturePairs:
@@ -30,15 +35,19 @@ class PicturePairs:
             raise BadInput(f"{row['id']}: its files differ in size: {sizes}; curate them again.")
         return np.stack([rgb, sar]), mask, in_rgb & in_sar, key[1]
 
-    def inspect(self, skip_bad: bool) -> list[str]:
+    def inspect(self, skip_bad: bool, go_on=lambda: None) -> list[str]:
         """Read every pair once; refuse bad ones, or leave them out and return what is wrong with them.
 
+        go_on: called after each, may raise to stop.
         Rows get height, width, known (share of pixels with label and both pictures), snow (share of those).
         """
         good, bad = [], []
-        with ThreadPoolExecutor(runs.core_count()) as pool:
+        with contextlib.ExitStack() as stack:
+            pool = ThreadPoolExecutor(runs.core_count())
+            stack.callback(pool.shutdown, cancel_futures=True)
             found = runs.progress(pool.map(self._look, range(len(self))), len(self), "reading")
             for row, problem in zip(self.rows, found, strict=True):
+                go_on()
                 if problem is None:
                     good.append(row)
                     continue
@@ -62,7 +71,7 @@ class PicturePairs:
         return None if seen.any() else f"{row['id']}: no pixel is seen in both RGB and SAR."
 
 
-def by_turns(rows: list[dict]) -> list[dict]:
+def sites_in_turn(rows: list[dict]) -> list[dict]:
     """One row of each site in turn: the row before is of another place as long as there is another."""
     rank, numbers = [], {}
     for row in rows:
@@ -71,23 +80,37 @@ def by_turns(rows: list[dict]) -> list[dict]:
     return [rows[k] for k in sorted(range(len(rows)), key=rank.__getitem__)]
 
 
-def halves(rows: list[dict]) -> list[int]:
-    """0 or 1 for each row: every other site; of a single site every other radar date."""
-    names = [row["site"] for row in rows]
-    names = names if len(set(names)) > 1 else [row["s1_date"] or row["id"] for row in rows]
-    half = {name: place % 2 for place, name in enumerate(sorted(set(names)))}
-    return [half[name] for name in names]
+def groups(rows: list[dict]) -> list[int]:
+    """A number for each row: of its site, or of one of GROUPS groups of sites where there are more."""
+    place = {site: k % GROUPS for k, site in enumerate(sorted({row["site"] for row in rows}))}
+    return [place[row["site"]] for row in rows]
 
 
 def most_mixed(rows: list[dict], count: int) -> list[int]:
-    """Places of the rows to show: of different sites first, with snow and bare ground, well labelled."""
+    """Places of the rows to show: half snow and well labelled, of different sites first.
 
-    def rank(place: int):  # about half snow; of the unmixed rather all snow than none
+    Those under 10 % or over 90 % snow come last, and are shown only where there are too few others.
+    """
+
+    def rank(place: int):
         row = rows[place]
-        return abs(row["snow"] - 0.6) + 0.5 * (1 - row["known"]), row["id"]
+        return abs(row["snow"] - 0.5) + 0.5 * (1 - row["known"]), row["id"]
 
-    order = sorted(range(len(rows)), key=rank)
-    first: dict[str, int] = {}
-    for place in order:
-        first.setdefault(rows[place]["site"], place)
-    return [*first.values(), *(place for place in order if place not in first.values())][:count]
+    seen, order = {}, []
+    for place in sorted(range(len(rows)), key=rank):
+        site, snow = rows[place]["site"], rows[place]["snow"]
+        unmixed = not MIXED[0] <= snow <= MIXED[1]
+        seen[site, unmixed] = seen.get((site, unmixed), 0) + 1
+        order.append((unmixed, min(seen[site, unmixed], 2), rank(place), place))
+    return [place for *_, place in sorted(order)[:count]]
+
+
+def example(pairs: PicturePairs, place: int) -> dict:
+    """What a figure shows of a row: pictures (RGB, SAR), mask with 255 where not seen, caption."""
+    (images, mask, seen, _), row = pairs[0, place], pairs.rows[place]
+    share = f"{row['snow']:.0%} snow of\n{row['known']:.0%} labelled"
+    site = "\n".join(textwrap.wrap(row["site"], 18)[:2])
+    caption = "\n".join(part for part in (site, row["s1_date"][:10], share) if part)
+    return {
+        "pictures": images, "mask": np.where(seen, mask, triplets.NO_DATA), "caption": caption,
+    }  # fmt: skip

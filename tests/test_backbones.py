@@ -3,7 +3,12 @@
 The slow tests take trained weights: packaged ones of DINOv2, and DeepLabV3 of ../shared/data/weights.
 """
 
+import hashlib
+import io
 import json
+import shutil
+import socket
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ import torch
 from conftest import SHARED
 from safetensors.torch import load_file, save_file
 
-from models import activations, backbones
+from models import activations, backbones, hub_files, representations, torchvision_files
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 FAMILIES = ("clip", "dinov2", "deeplabv3")
@@ -132,6 +137,90 @@ def test_size_is_a_multiple_of_the_patch(tiny_folders):
     assert "multiple of the patch of 14 pixels" in refused("dinov2", tiny_folders["dinov2"], size=40)
 
 
+# ---- files of others ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["config", "attention", "backbone"])
+def test_no_code_of_a_folder_runs_and_nobody_is_asked(where, tmp_path, monkeypatch, capfd):
+    ran = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    auto = {"AutoConfig": "evil.C", "AutoModelForSemanticSegmentation": "evil.M"}
+    config = {
+        "config": {"model_type": "strange", "auto_map": auto},
+        "attention": {"model_type": "segformer", "_attn_implementation": "evil/kernel"},
+        "backbone": {"model_type": "upernet", "backbone_config": {"model_type": "strange", "auto_map": auto}},
+    }[where]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    sentence = refused("deeplabv3", tmp_path)
+    assert ("code of its own" in sentence) == (where != "backbone") and "trust_remote_code" not in sentence
+    assert not ran.exists() and "custom code" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("tensors", [
+    {"classifier.4.bias": 3}, {"classifier.4.bias": torch.tensor(3.0)}, {"classifier.4.bias": torch.ones(0)},
+    {"classifier.4.bias": torch.ones(1).expand(10**12)}, {"classifier.4.bias": torch.ones(2), 5: "text"},
+    {"classifier.4.bias": torch.ones(2)}, [1], 3,
+])  # fmt: skip
+def test_a_file_of_anything_is_one_sentence(tensors, tmp_path):
+    torch.save(tensors, tmp_path / "net.pth")
+    assert refused("deeplabv3", tmp_path / "net.pth").startswith(str(tmp_path / "net.pth"))
+
+
+@pytest.mark.parametrize("said", [
+    "[1]", '{"size": "large"}', '{"size": {"shortest_edge": "x"}}', '{"size": {}}', '{"crop_size": -3}',
+    '{"crop_size": 1e400}', '{"size": [64]}x', '{"size": 1000000}', '{"image_mean": [1, 2]}',
+    '{"size": true}', '{"image_mean": 0.5}', '{"image_std": [0, 1, 1]}', '{"image_std": ["a", 1, 1]}',
+    '{"image_mean": [NaN, 1, 1]}',
+])  # fmt: skip
+def test_a_processor_of_anything_is_one_sentence(tiny_folders, said, tmp_path):
+    shutil.copytree(tiny_folders["dinov2"], tmp_path / "net")
+    (tmp_path / "net" / "preprocessor_config.json").write_text(said)
+    sentence = refused("dinov2", tmp_path / "net")
+    assert "preprocessor_config.json: " in sentence and ("expected" in sentence or "JSON" in sentence)
+
+
+@pytest.mark.parametrize("change", [
+    {"hidden_size": "big"}, {"hidden_size": -4}, {"num_hidden_layers": None}, {"patch_size": 0},
+    {"image_size": "x"}, {"num_attention_heads": 0}, {"model_type": 7}, {"hidden_act": "nothing"},
+])  # fmt: skip
+def test_a_config_of_anything_is_one_sentence(tiny_folders, change, tmp_path):
+    shutil.copytree(tiny_folders["dinov2"], tmp_path / "net")
+    file = tmp_path / "net" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert str(tmp_path / "net") in refused("dinov2", tmp_path / "net")
+
+
+def test_no_advice_to_run_a_files_code_is_passed_on(tiny_folders, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code of a weights file ran",))
+
+    shutil.copytree(tiny_folders["dinov2"], tmp_path / "net")
+    (tmp_path / "net" / "model.safetensors").unlink()
+    torch.save({"layernorm.weight": Evil()}, tmp_path / "net" / "pytorch_model.bin")
+    torch.save({"classifier.4.bias": Evil()}, tmp_path / "net.pth")
+    for sentence in refused("dinov2", tmp_path / "net"), refused("deeplabv3", tmp_path / "net.pth"):
+        assert "weights_only" not in sentence and "UnpicklingError" in sentence
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    said, began = [], time.time()
+    assert "the hub does not answer" in refused("clip", "nobody/nothing", say=said.append)
+    assert time.time() - began < 2 and not said
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes the call and says nothing
+        monkeypatch.setattr(
+            huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        )
+        monkeypatch.setattr(hub_files, "ANSWER_S", 0.2)
+        assert "the hub does not answer" in refused("clip", "nobody/nothing", say=said.append)
+    assert time.time() - began < 4 and not said
+
+
 # ---- weights -----------------------------------------------------------------------------------------------
 
 
@@ -171,7 +260,8 @@ def test_weights_of_another_family_or_incomplete_or_broken_are_refused(tiny_fold
 def test_provenance_comes_from_the_file_then_the_config_then_the_name(tiny_folders, tmp_path):
     folder = save_tiny("dinov2", tmp_path / "net")
     said = backbones.load("dinov2", folder).provenance
-    assert said.startswith("folder net, sha256 ") and str(tmp_path) not in said
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert said == f"DINOv2 ViT of 3 x 32/14, net, sha256 {found[:12]}"
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "provenance": "of the config"}))
     assert backbones.load("dinov2", folder).provenance == "of the config"
@@ -196,16 +286,20 @@ def test_a_whole_clip_gives_its_eye(tmp_path):
 
 def test_torchvisions_file_tells_its_network_and_labels(tmp_path):
     torch.manual_seed(0)
-    net = backbones.torchvision_network("deeplabv3_mobilenet_v3_large", 21, True).eval()
+    net = torchvision_files.torchvision_network("deeplabv3_mobilenet_v3_large", 21, True).eval()
     torch.save(net.state_dict(), tmp_path / "net.pth")
     read = backbones.load("deeplabv3", tmp_path / "net.pth", size=64)
     assert read.name == "deeplabv3_mobilenet_v3_large" and read.labels[15] == "person"
-    assert read.provenance.startswith("file net.pth, sha256 ") and not read.random
+    assert read.provenance.startswith("DeepLabV3 on MobileNetV3, net.pth, sha256 ") and not read.random
     x = backbones.prepare(read, noise(2, 50, 64, 3))
     with torch.no_grad():
         assert torch.equal(read(x)["logits"], net(x)["out"])
     kinds = backbones.layers(read)
-    assert set(dict(kinds).values()) == {"map"} and "aux_classifier.4" in dict(kinds)
+    assert set(dict(kinds).values()) == {"map", "vector"} and "aux_classifier.4" in dict(kinds)
+    squeezed = {name for name, kind in kinds if kind == "vector"}
+    assert squeezed and all(
+        any(part in name for part in ("avgpool", "fc", "activation", "scale", "convs.4")) for name in squeezed
+    )
     assert backbones.blocks(read)[0] == "backbone.0" and len(backbones.blocks(read)) == 17
     floor = backbones.floor(read)
     assert floor.random and backbones.layers(floor) == kinds
@@ -286,10 +380,69 @@ def test_every_layer_can_be_dumped_and_outputs_do_not_change(tiny, family, tmp_p
     never = {"embeddings.position_embedding"}  # an embedding of CLIP where positions are interpolated
     assert leaves - set(shapes) <= never
     for name, kind in backbones.layers(backbone):
-        dimensions = {"map": 4, "tokens": 3, "patches": 3, "vector": 2}
-        assert kind == "constant" or len(shapes[name]) == dimensions[kind], (name, kind)
+        dimensions = {"map": (4,), "tokens": (3,), "patches": (3,), "vector": (2, 4)}
+        assert kind == "constant" or len(shapes[name]) in dimensions[kind], (name, kind, shapes[name])
+        assert kind != "vector" or set(shapes[name][2:]) <= {1}
     blocks = backbones.blocks(backbone)
     assert len(blocks) == {"clip": 3, "dinov2": 3, "deeplabv3": 16}[family]
+
+
+KINDS = {  # of what Shapes gives
+    "map": "map", "coarse": "map", "last": "other", "windows": "other", "attention": "other",
+    "turned": "other", "rows": "other", "pooled": "vector", "mean": "vector", "fixed": "other",
+    "positions": "constant", "tables": "constant", "number": "other", "heads": "other",
+}  # fmt: skip
+
+
+class Shapes(torch.nn.Module):
+    """Modules that give a picture in the ways networks do, of the kinds that KINDS says."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = torch.nn.ModuleDict({name: torch.nn.Identity() for name in KINDS})
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        pooled = torch.nn.functional.avg_pool2d
+        small = pooled(x, 8).repeat(1, 4, 1, 1)  # B 12 h/8 w/8
+        _, channels, h, w = small.shape
+        flat = small.flatten(2)
+        gives = {
+            "map": x, "coarse": pooled(x, 32, ceil_mode=True), "last": small.permute(0, 2, 3, 1),
+            "windows": small.unflatten(2, (-1, 4)).unflatten(4, (-1, 4)).permute(0, 2, 4, 1, 3, 5)
+            .reshape(-1, channels, 4, 4),
+            "attention": (flat.mT @ flat)[:, None], "turned": flat.unflatten(1, (4, 3)), "rows": flat.mT,
+            "pooled": small.mean((2, 3), keepdim=True), "mean": small.mean((2, 3)),
+            "fixed": torch.nn.functional.adaptive_avg_pool2d(x, (6, 6)), "positions": torch.ones(1, h * w, 4),
+            "tables": torch.ones(4, 5, 5), "number": x.mean(),
+            "heads": x.repeat(4, 1, 1, 1),
+        }  # fmt: skip
+        for name, value in gives.items():
+            self.parts[name](value)
+        return {"out": x}
+
+
+def test_only_what_scales_with_the_image_is_a_map(tiny):
+    fields = {**vars(tiny["deeplabv3"]), "net": Shapes()}
+    found = dict(backbones.layers(backbones.Backbone(**fields)))
+    assert {name: found[f"parts.{name}"] for name in KINDS} == KINDS
+
+
+def test_channels_last_of_a_convnext_are_no_map():
+    import transformers as t
+
+    inside = t.ConvNextConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], out_features=["stage1", "stage2"]
+    )
+    config = t.UperNetConfig(backbone_config=inside, hidden_size=8, use_auxiliary_head=False, num_labels=3)
+    net = t.UperNetForSemanticSegmentation(config).eval()
+    one = (0.5,) * 3
+    kinds = dict(
+        backbones.layers(backbones.Backbone(net, "deeplabv3", "x", one, one, 64, 1, 0, 0, ("a",), ""))
+    )
+    inside = {name: kind for name, kind in kinds.items() if ".layers.0" in name}
+    assert {kind for name, kind in inside.items() if "pwconv" in name} == {"other"}
+    assert {kind for name, kind in inside.items() if name.endswith(("dwconv", "layers.0"))} == {"map"}
 
 
 def test_layers_are_matched_by_name_or_pattern_in_order(tiny):
@@ -355,12 +508,6 @@ def test_only_a_network_with_a_head_segments(tiny):
         activations.attention_rollout(tiny["deeplabv3"], x)
 
 
-def test_the_two_files_agree_on_the_first_tensor():
-    nested = ((None, 3), {"a": [torch.ones(1)]})
-    for module in (backbones, activations):
-        assert module.first_tensor(nested) is nested[1]["a"][0] and module.first_tensor("text") is None
-
-
 # ---- trained weights ---------------------------------------------------------------------------------------
 
 
@@ -414,7 +561,7 @@ def test_every_layer_of_the_architectures_without_packaged_weights_can_be_dumped
         backbone = backbones.load("clip", "random")
     else:
         torch.manual_seed(0)
-        net = backbones.torchvision_network(name, 21, True)
+        net = torchvision_files.torchvision_network(name, 21, True)
         torch.save(net.state_dict(), tmp_path / "net.pth")
         backbone = backbones.load("deeplabv3", tmp_path / "net.pth", size=65)
         assert backbone.name == name
@@ -444,7 +591,7 @@ def test_dinov2_sets_crops_of_one_image_nearer_than_of_others(dinov2):
             vectors = backbone(backbones.prepare(backbone, x))["tokens"][:, 0]
         unit = torch.nn.functional.normalize(vectors, dim=1).numpy()
         similar = unit @ unit.T
-        auc[name] = activations.channel_auc(similar[pairs][:, None], same[pairs])[0]
+        auc[name] = representations.channel_auc(similar[pairs][:, None], same[pairs])[0]
         if name == "trained":
             assert similar[pairs][same[pairs]].mean() > similar[pairs][~same[pairs]].mean() + 0.15
             np.fill_diagonal(similar, -1)
@@ -461,5 +608,5 @@ def test_dinov2_patch_colours_part_the_cat_from_what_is_behind_it(dinov2, deepla
         maps = backbones.as_map(dinov2, dinov2(x)["tokens"], x)[0].numpy()
     colours = activations.patch_pca([maps], [maps[..., ::-1]])[0][0]
     share, counts = activations.pool_mask(find(deeplab, image)["cat"].astype(np.uint8), colours.shape[:2])
-    auc = activations.channel_auc(colours[counts], share[counts] > 0.5)
+    auc = representations.channel_auc(colours[counts], share[counts] > 0.5)
     assert abs(auc - 0.5).max() > 0.35

@@ -7,6 +7,8 @@ import argparse
 import csv
 import itertools
 import json
+import os
+import resource
 import shutil
 import signal
 
@@ -19,9 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import probe_activations
-from data_prep import activation_figures, compose, picture_pairs, runs, triplets
+from data_prep import activation_figures, activation_files, compose, picture_pairs, runs, triplets
 from data_prep.runs import BadInput
-from models import activations, backbones, layer_numbers
+from models import activations, backbones, layer_numbers, layer_views
 
 JOB = "probe_activations.py"
 FAMILIES = probe_activations.FAMILIES
@@ -124,6 +126,8 @@ def test_figures_under_the_originals_names_at_paper_width(probed):
         width, height = Image.open(out / f"{name}.png").size
         assert width == PAPER_WIDTH and height < 9.6 * 300  # no taller than a page
         assert (out / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
+    heads = {path.name.split("_")[0] for path in out.glob("*_attention_heads.png")}
+    assert heads == {"clip", "dinov2"}
     assert set(about["models"]) == set(FAMILIES) and not about["models_left_out"]
     assert all(len(model["shown"]) == 2 for model in about["models"].values())
 
@@ -136,7 +140,7 @@ def test_every_layer_has_a_row_beside_its_floor(probed):
         given = [row["layer"] for row in own if row["weights"] == "given"]
         assert given[0] == "input" and len(given) == len(set(given)) > 3
         assert given[1:] == [row["layer"] for row in own if row["weights"] == "random"]
-        assert model["provenance"].startswith("folder") and not model["random"]
+        assert "sha256" in model["provenance"] and not model["random"]
     for row in rows:
         for name in ("cka", "hoyer_rgb", "hoyer_sar", "zeros_rgb"):
             assert row[name] == "" or -1e-9 <= float(row[name]) <= 1 + 1e-9
@@ -156,8 +160,8 @@ def test_planted_snow_is_found_in_the_pictures(probed):
     """The world's snow is 5 dB darker in radar and white in RGB: the pictures tell it, by opposite signs."""
     for row in table(probed[0] / "layers.csv"):
         if row["layer"] == "input":
-            assert float(row["auc_rgb"]) > 0.95 and float(row["held_out_auc_rgb"]) > 0.95
-            assert float(row["auc_sar"]) < 0.15 and float(row["held_out_auc_sar"]) > 0.85
+            assert float(row["auc_rgb"]) > 0.95 and float(row["auc_sar"]) < 0.15
+            assert 1 <= int(row["auc_sites"]) <= int(row["auc_images"]) == 5
 
 
 def test_saved_activations_are_those_of_the_network(probed, triplets_folder, tiny):
@@ -202,7 +206,7 @@ def test_the_size_of_batches_and_workers_changes_nothing(probed, triplets_folder
     assert {row["weights"] for row in after} == {"given"}
     for one, other in zip(before, after, strict=True):
         assert one["layer"] == other["layer"]
-        for name in ("cka", "cka_other", "effective_rank_sar", "hoyer_rgb", "auc_rgb", "held_out_auc_sar"):
+        for name in ("cka", "cka_other", "effective_rank_sar", "hoyer_rgb", "auc_rgb", "auc_sar"):
             assert float(one[name]) == pytest.approx(float(other[name]), abs=2e-4, rel=1e-3), name
 
 
@@ -220,7 +224,7 @@ def test_equal_pictures_are_equal_in_every_layer(tiny, tmp_path, done_here):
     refuse(JOB, *words, "--weights", tiny[1], "--seed", 1, saying="seed was 0, is 1")
 
 
-def test_random_weights_are_named_and_damaged_triplets_left_out(tmp_path, refuse_here, done_here):
+def test_random_weights_are_named_and_damaged_triplets_left_out(tmp_path, refuse_here, done_here, capsys):
     original_layout(tmp_path / "data", 3, equal=False)
     (tmp_path / "data" / "RGB" / "test" / "001.png").write_bytes(b"no picture")
     words = ("--data", tmp_path / "data", "--out", tmp_path / "out", "--workers", 0)
@@ -232,6 +236,52 @@ def test_random_weights_are_named_and_damaged_triplets_left_out(tmp_path, refuse
     model = about["models"]["dinov2"]
     assert model["random"] and model["provenance"] == "random weights (seed 0)"
     assert [row["weights"] for row in model["layers"]] == ["random", "random"]  # and no second floor
+    assert here(*words, "--skip-bad", "--examples", 1) == 0  # their weights may be there by now
+    said = capsys.readouterr()
+    assert "looking for their weights" in said.err and "already done" not in said.err
+    assert "measured by an earlier run" in said.err
+    assert json.loads(said.out.strip().splitlines()[-1])["models"] == about["models"]
+
+
+def test_a_stop_at_any_stage_loses_nothing_and_changes_nothing(tiny, tmp_path, done_here, monkeypatch):
+    """SIGTERM at the end of measuring, while drawing, while the floor is made: 75, and the job goes on."""
+    original_layout(tmp_path / "data", 3, equal=False)
+    words = ("--data", tmp_path / "data", "--workers", 0, "--models", "clip", "--weights", tiny[1])
+    words, out = (*words, "--layers", "*layers.1", "--examples", 1), tmp_path / "out"
+    kept = {}
+    for place, name in (
+        (layer_numbers.Numbers, "result"), (activation_figures, "comparison"), (backbones, "floor")
+    ):  # fmt: skip
+        real = getattr(place, name)
+
+        def stopped(*given, real=real):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return real(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, stopped)
+            assert here(*words, "--out", out) == 75, name
+        assert not (out / "result.json").exists()
+        assert all(path.stat().st_mtime_ns == then for path, then in kept.items()), "measured twice"
+        kept = {path: path.stat().st_mtime_ns for path in out.glob("records/*.json")}
+        assert len(kept) == 1  # on record, whenever the signal came
+    drawn = (out / "clip_activations_comparison.png").stat().st_mtime_ns
+    resumed, straight = (done_here(*words, "--out", folder) for folder in (out, tmp_path / "straight"))
+    assert (out / "clip_activations_comparison.png").stat().st_mtime_ns == drawn
+    assert resumed["models"] == straight["models"]
+    for file in ("layers.csv", "channels.csv", "clip_activations_comparison.png", "layers.png"):
+        assert (out / file).read_bytes() == (tmp_path / "straight" / file).read_bytes(), file
+
+
+def test_a_record_of_something_else_is_no_record(tmp_path):
+    path, of = tmp_path / "records" / "clip_given.json", {"triplets": ["a", "b"], "layers": {"x": "map"}}
+    layers = [{"row": {"cka": 0.1 + 0.2, "auc": None}, "best": []}]
+    assert activation_files.read_record(path, of) is None
+    assert activation_files.write_record(path, of, layers) == layers
+    assert activation_files.read_record(path, of) == layers
+    assert activation_files.read_record(path, {**of, "triplets": ["a"]}) is None
+    path.write_text(path.read_text()[:-9])
+    assert activation_files.read_record(path, of) is None
 
 
 # ---- what it says and refuses ------------------------------------------------------------------------------
@@ -256,6 +306,8 @@ def test_refusals(triplets_folder, tiny, tmp_path, refuse_here):
         (("--weights", tiny[1], "--models", "clip", "--layers", "dinov2=*"), "leaves out dinov2"),
         (("--examples", 0), "--examples 1 to 6"),
         ((*tiny, "--cam-class", "glacier"), "it has background, snow, cat"),
+        ((*tiny, "--attention-layer", 3), "clip has layers 0 to 2"),
+        ((*tiny, "--attention-layer", -2), "clip has layers 0 to 2"),
         ((*tiny, "--layers", "clip=*.nothing"), "no layer fits '*.nothing'"),
         ((*tiny, "--layers", "clip=post_layernorm"), "is a map or tokens"),
         ((*tiny, "--split", "train", "--target", "wet"), "no mask_wet"),
@@ -269,22 +321,68 @@ def test_refusals(triplets_folder, tiny, tmp_path, refuse_here):
 def test_a_full_disk_is_seen_before_the_first_batch(tmp_path):
     args = argparse.Namespace(out=tmp_path / "not" / "yet")
     with pytest.raises(BadInput, match="are free; choose fewer --layers"):
-        probe_activations.check_space(args, shutil.disk_usage(tmp_path).free + 10**12)
-    probe_activations.check_space(args, 1)
+        activation_files.check_space(args.out, shutil.disk_usage(tmp_path).free + 10**12)
+    activation_files.check_space(args.out, 1)
+
+
+def test_a_disk_that_fills_is_an_error_of_the_disk(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            activation_files.save(tmp_path / "a.safetensors", {"x": torch.zeros(9999)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno in runs.CANNOT_WRITE and not list(tmp_path.iterdir())
 
 
 def test_families_are_those_of_the_backbones():
     assert FAMILIES == backbones.FAMILIES and set(probe_activations.TITLES) == set(FAMILIES)
+    assert activation_figures.MODALITIES == layer_numbers.MODALITIES
 
 
 # ---- rules -------------------------------------------------------------------------------------------------
 
 
-def feed(numbers, images, seed: int = 0):
-    """Add images of (rgb, sar, snow) rows, by turns to either half."""
+def feed(images):
+    """Numbers of images of (rgb, sar, snow) rows, each of a site of its own."""
+    numbers = layer_numbers.Numbers()
     for key, (rgb, sar, snow) in enumerate(images):
-        numbers.add(rgb, sar, np.ones(len(snow), bool), snow.astype(float), key % 2, key)
+        numbers.add(rgb, sar, np.ones(len(snow), bool), snow.astype(float), key)
     return numbers.result()
+
+
+def held_out(sites: int, seed: int, planted: float = 0.0) -> tuple:
+    """Held-out AUC of 100 channels of noise at sites that differ in level and in share of snow."""
+    random, within = np.random.default_rng(seed), layer_numbers.WithinAuc()
+    for site in range(sites):
+        level, share = 5 * random.normal(size=100), random.uniform(0.1, 0.9)
+        for _ in range(2):
+            snow = random.random(48) < share
+            rows = level + random.normal(size=(48, 100))
+            rows[:, 7] -= planted * snow
+            within.add(rows, snow, site)
+    return within.held_out()
+
+
+@pytest.mark.parametrize(("sites", "times"), [(7, 150), (40, 40)])
+def test_noise_with_levels_of_sites_is_a_half_within_its_interval(sites, times):
+    found = np.array([held_out(sites, seed) for seed in range(times)])
+    area, low, high = found.T
+    assert abs(area.mean() - 0.5) < 3 * area.std() / np.sqrt(times) < 0.02
+    assert 0.9 <= ((low <= 0.5) & (high >= 0.5)).mean() <= 1
+    assert ((high - low) < 0.5).all()
+    area, low, high = held_out(sites, 0, planted=2.0)
+    assert low > 0.8 and low < area < high <= 1
+
+
+def test_too_few_sites_with_both_classes_are_not_judged():
+    least = 2 * layer_numbers.SITES_A_HALF
+    assert held_out(least - 1, 0) == (None,) * 3 and None not in held_out(least, 0)
+    rows = np.random.default_rng(0).normal(size=(10, 3))
+    snow = [np.arange(10) < (5 if k < least - 1 else 10) for k in range(20)]
+    row, _ = feed((rows, rows, one) for one in snow)
+    assert (row["auc_sites"], row["auc_images"], row["held_out_auc_rgb"]) == (least - 1, least - 1, None)
 
 
 def test_best_of_many_noise_channels_looks_good_only_where_it_was_chosen():
@@ -293,9 +391,9 @@ def test_best_of_many_noise_channels_looks_good_only_where_it_was_chosen():
         (random.normal(size=(16, 300)), random.normal(size=(16, 300)), random.random(16) < 0.5)
         for _ in range(8)
     ]
-    row, areas = feed(layer_numbers.Numbers(0), images)
+    row, areas = feed(images)
     assert abs(row["auc_rgb"] - 0.5) > 0.12  # the best of 300 by chance
-    assert abs(row["held_out_auc_rgb"] - 0.5) < 0.12
+    assert row["held_out_auc_rgb_low"] < 0.5 < row["held_out_auc_rgb_high"]
     assert abs(row["cka_unbiased"]) < 0.05 and abs(row["cka_other_unbiased"]) < 0.05
     assert len(layer_numbers.best_rows(areas, 4)) == 8
 
@@ -310,8 +408,8 @@ def test_what_comes_from_position_alone_is_as_alike_in_other_images():
             noise = random.normal(size=(2, 64, 8)) * 0.2
             yield position + shared + noise[0], position + shared + noise[1], random.random(64) < 0.5
 
-    alone, _ = feed(layer_numbers.Numbers(0), images(0))
-    placed, _ = feed(layer_numbers.Numbers(0), images(1))
+    alone, _ = feed(images(0))
+    placed, _ = feed(images(1))
     assert alone["cka"] > 0.8 and alone["cka_other"] == pytest.approx(alone["cka"], abs=0.02)
     assert placed["cka"] > 0.8 and placed["cka_other"] < 0.5
 
@@ -321,22 +419,22 @@ def test_the_sign_of_a_channel_is_kept_and_carried_over():
     rows = np.column_stack([np.where(snow, -1.0, 1.0), np.zeros(40)]) + np.random.default_rng(0).normal(
         size=(40, 2)
     ) * [0.1, 1]
-    row, _ = feed(layer_numbers.Numbers(0), [(rows, rows, snow), (rows, rows, snow)])
+    row, _ = feed([(rows, rows, snow)] * 6)
     assert (row["best_channel_rgb"], row["auc_rgb"], row["held_out_auc_rgb"]) == (0, 0.0, 1.0)
-    flipped, _ = feed(layer_numbers.Numbers(0), [(rows, rows, snow), (-rows, -rows, snow)])
+    flipped, _ = feed([(rows, rows, snow), (-rows, -rows, snow)] * 3)
     assert flipped["held_out_auc_rgb"] < 0.5  # snow is low at one site and high at the other
 
 
 def test_one_class_or_no_valid_position_is_null():
     rows, none = np.random.default_rng(0).normal(size=(10, 3)), np.zeros(10, bool)
-    row, areas = feed(layer_numbers.Numbers(0), [(rows, rows, none)])
+    row, areas = feed([(rows, rows, none)])
     assert row["auc_rgb"] is row["held_out_auc_sar"] is row["cka_other"] is None and row["cka"] == 1
-    assert layer_numbers.by_turns(areas, 4) == [] and layer_numbers.best_rows(areas, 4) == []
-    numbers = layer_numbers.Numbers(0)
-    numbers.add(rows, rows, none, np.ones(10), 0, 0)
+    assert layer_numbers.best_in_turn(layer_numbers.best_rows(areas, 4), 4) == []
+    numbers = layer_numbers.Numbers()
+    numbers.add(rows, rows, none, np.ones(10), 0)
     assert numbers.result()[0]["cka"] is None
     with pytest.raises(ValueError, match="NaN or infinity"):
-        numbers.add(rows * np.nan, rows, ~none, np.ones(10), 0, 0)
+        numbers.add(rows * np.nan, rows, ~none, np.ones(10), 0)
 
 
 def test_labels_of_positions_follow_the_map():
@@ -347,38 +445,61 @@ def test_labels_of_positions_follow_the_map():
     np.testing.assert_array_equal(share[1:, :3], [[1] * 3, [0] * 3, [0] * 3])
     maps = torch.arange(2.0 * 3 * 100 * 90).reshape(2, 3, 100, 90)
     rows, size = layer_numbers.rows_of(maps, seed=5)
-    chosen = layer_numbers.positions(size, 5)
+    chosen = layer_numbers.chosen_cells(size, 5)
     assert rows.shape == (2, layer_numbers.POSITIONS, 3) and size == (100, 90)
     np.testing.assert_array_equal(rows[1, :, 2], maps[1, 2].flatten()[chosen])
 
 
 def test_memory_does_not_grow_with_the_images():
     def held(count: int) -> int:
-        numbers, random = layer_numbers.Numbers(0), np.random.default_rng(0)
+        numbers, random = layer_numbers.Numbers(), np.random.default_rng(0)
         for key in range(count):
             rows = random.normal(size=(2, 256, 6))
-            numbers.add(*rows, np.ones(256, bool), random.random(256), key % 2, key)
-        return sum(
-            part.nbytes for sample in numbers.samples.values() for held in sample.held for part in held
-        )
+            numbers.add(*rows, np.ones(256, bool), random.random(256), key % 4)
+        return sum(wins.nbytes for within in numbers.areas.values() for wins, *_ in within.groups.values())
 
-    assert held(60) == held(40) > 0
+    assert held(20) == held(8) > 0
+    many = [{"site": f"s{k}"} for k in range(1000)]
+    assert len(set(picture_pairs.groups(many))) == picture_pairs.GROUPS
 
 
-def test_neighbours_are_of_other_sites_and_halves_share_none():
-    rows = [{"site": site, "s1_date": f"2021-01-{day:02d}", "id": f"{site}{day}"}
+def test_neighbours_are_of_other_sites_and_mixed_triplets_are_shown():
+    rows = [{"site": site, "s1_date": f"2021-01-{day:02d}", "id": f"{site}{day}", "known": 1.0}
             for site in "aabc" for day in range(1, 4)]  # fmt: skip
-    turned = picture_pairs.by_turns(rows)
+    turned = picture_pairs.sites_in_turn(rows)
     assert sorted(map(id, turned)) == sorted(map(id, rows))
     assert sum(one["site"] == other["site"] for one, other in itertools.pairwise(turned)) <= 2
-    half = picture_pairs.halves(turned)
-    sites = [{row["site"] for row, h in zip(turned, half, strict=True) if h == k} for k in (0, 1)]
-    assert all(sites) and not sites[0] & sites[1]
-    assert set(picture_pairs.halves(rows[:3])) == {0, 1}  # a single site: by date
-    for k, row in enumerate(turned):
-        row |= {"snow": k / len(turned), "known": 1.0}
-    shown = [turned[k]["site"] for k in picture_pairs.most_mixed(turned, 3)]
-    assert sorted(shown) == ["a", "b", "c"]
+    groups = picture_pairs.groups(turned)
+    assert len(set(groups)) == len({(row["site"], g) for row, g in zip(turned, groups, strict=True)}) == 3
+    for row in turned:  # a is mixed every day, b once and barely, c never
+        row["snow"] = {"a": 0.4, "b": 0.85 if row["id"] == "b2" else 0.97, "c": 1.0}[row["site"]]
+    shown = [turned[k] for k in picture_pairs.most_mixed(turned, 9)]
+    assert [row["id"] for row in shown[:3]] == ["a1", "b2", "a1"]  # other sites first, then mixed ones
+    assert [row["snow"] for row in shown[3:]] == [0.4] * 4 + [0.97, 1.0]
+
+
+def test_a_scale_ends_at_a_percentile_and_screens_show_unbiased_cka():
+    maps = np.ones((20, 20))
+    maps[0, 0] = 1000
+    assert activation_figures.limits(maps, np.linspace(0, 1, 400))[1] < 2
+    row = {"model": "clip", "weights": "given", "layer": "x", "cka": 0.9, "cka_unbiased": 0.123}
+    row |= {"cka_other_unbiased": -0.01, "positions": 1234, "channels": 56, "auc_images": 7, "auc_sites": 6}
+    row |= {f"held_out_auc_{name}{end}": 0.5 for name in ("rgb", "sar") for end in ("", "_low", "_high")}
+    said = " ".join(activation_figures.last_layers([row]))
+    assert "0.123" in said and "-0.010" in said and "0.900" not in said and "0.500 [0.500, 0.500]" in said
+    head = activation_figures.heading("CLIP", [row])
+    assert "1,234 positions and 56 channels" in head and "7 images with both classes, 6 sites" in head
+    assert "optimistic" in layer_views.NOTE
+
+
+def test_the_best_of_rgb_and_of_sar_in_turn():
+    snow = np.arange(40) % 2 == 1
+    rgb, sar = np.random.default_rng(0).normal(size=(2, 40, 4))
+    rgb[:, 2], sar[:, 1], sar[:, 3] = snow, -1.0 * snow, rgb[:, 3]
+    _, areas = feed([(rgb, sar, snow)])
+    found = layer_numbers.best_in_turn(layer_numbers.best_rows(areas, 4), 3)
+    assert [channel for channel, _ in found[:2]] == [2, 1] and len(found) == 3
+    assert found[0][1] == [1.0, areas["SAR"][0][2]] and found[1][1] == [areas["RGB"][0][1], 0.0]
 
 
 def test_names_of_layers_and_colours_of_classes():

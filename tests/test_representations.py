@@ -148,18 +148,16 @@ def test_auc_of_channels_is_scikit_learns_with_ties_and_sign():
     assert np.isnan(representations.channel_auc(x, np.ones(400, bool))).all()
 
 
-def test_sample_is_exact_while_it_holds_all_and_knows_no_order_of_images():
-    images = [(normal(50, 3, seed=s), np.random.default_rng(s).random(50) < 0.3) for s in range(12)]
-    x, positive = (np.concatenate(parts) for parts in zip(*images, strict=True))
-    small, shuffled, whole = (representations.Sample(n, seed=1) for n in (40, 40, 10_000))
-    for key, image in enumerate(images):
-        small.add(*image, key)
-        whole.add(*image, key)
-    for key in np.random.default_rng(0).permutation(12):
-        shuffled.add(*images[key], int(key))
-    np.testing.assert_array_equal(whole.auc(), representations.channel_auc(x, positive))
-    rows, labels = small.rows()
-    assert len(rows) == 80 and labels.sum() == 40 and small.seen == [(~positive).sum(), positive.sum()]
-    np.testing.assert_array_equal(rows, shuffled.rows()[0])
-    assert abs(small.auc() - whole.auc()).max() < 0.25 and (small.auc() != whole.auc()).any()
-    assert representations.Sample().auc().shape == (0,)
+def test_wins_of_images_add_up_to_the_mean_of_their_auc_weighted_by_pairs():
+    images = [(normal(50, 3, seed=s).round(1), np.random.default_rng(s).random(50) < 0.3) for s in range(5)]
+    wins, pairs = zip(*(representations.channel_wins(*image) for image in images), strict=True)
+    each = [representations.channel_auc(*image) for image in images]
+    expected = np.average(each, axis=0, weights=pairs)
+    np.testing.assert_allclose(sum(wins) / sum(pairs), expected, atol=1e-12)
+    holed = images[0][0].copy()
+    holed[3, 1] = np.nan
+    found = representations.channel_auc(holed, images[0][1])
+    assert np.isnan(found[1]) and found[0] == each[0][0]
+    assert representations.channel_wins(holed, np.ones(50, bool))[1] == 0
+    with pytest.raises(ValueError, match="expected"):
+        representations.channel_wins(holed, np.ones(49, bool))

