@@ -527,7 +527,7 @@ def write(args, at, nets, done, judged, labels, seconds) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     runs.write_text(args.out.with_suffix(".md"), "\n".join(lines) + "\n")
     figures = {
-        "command": "python bench/accuracy.py " + " ".join(sys.argv[1:]),
+        "command": ("python bench/accuracy.py " + " ".join(sys.argv[1:])).replace(f"{ROOT}/", ""),
         "git_commit": runs.git_commit(),
         "seconds_of_this_call": seconds,
         "seconds_of_training": {name: one["seconds"] for name, one in done.items()},

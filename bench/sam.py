@@ -276,7 +276,8 @@ def cost_lines(result: dict) -> list[str]:
 
 
 def write(args, result: dict) -> None:
-    runs.write_json(args.out.with_suffix(".json"), result)
+    text = json.dumps(runs.plain(result)).replace(f"{ROOT}/", "")  # it holds the arguments of other jobs
+    runs.write_json(args.out.with_suffix(".json"), json.loads(text))
     lines = [
         "# Segment Anything beside the U-Net", "",
         f"`{result['command']}`, commit {result['commit']}, {result['seconds']:.0f} s, {result['machine']}. "
