@@ -135,12 +135,12 @@ def measure(args, backbone, kinds: dict, pairs, stop, dtype, label: str, folder=
     from models import layer_numbers
 
     order, groups = batches.by_size(pairs.rows, args.batch), picture_pairs.groups(pairs.rows)
-    look = layer_numbers.Look(backbone, kinds, args.seed, bool(folder), dtype)
     numbers = {}
     loader = batches.loader(pairs, order, args.workers)
     for images, masks, seen, indices in runs.progress(loader, len(order), label):
         check_stop(stop, label)
-        values, cells, whole = look(images.numpy(), masks.numpy(), seen.numpy())
+        batch = images.numpy(), masks.numpy(), seen.numpy()
+        values, cells, whole = layer_numbers.look(backbone, kinds, *batch, args.seed, bool(folder), dtype)
         for name, (rows, size) in values.items():
             layer = numbers.setdefault(name, layer_numbers.Numbers())
             layer.about = {"channels": rows.shape[-1], "map": f"{size[0]}x{size[1]}"}

@@ -46,7 +46,6 @@ COLUMNS = (
 )
 SAFE_REST = re.compile(r"[A-Za-z0-9._-]+")  # ids are longer than the names of sites they begin with
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{6})?")
-SPLITS = ("train", "val", "test")
 TARGETS = {"total": "mask", "wet": "mask_wet"}
 FILES = ("sar", "rgb", "mask", "mask_wet", "dem", "landcover", "ref")
 

@@ -293,13 +293,6 @@ def class_activation(
 # ---- rows of a layer ---------------------------------------------------------------------------------------
 
 
-def as_rows(maps: torch.Tensor | np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
-    """(B, C, h, w) -> (n, C) float32, a row a position; keep: (B, h, w) bool, only these."""
-    maps = np.asarray(torch.as_tensor(maps).detach().float().cpu())
-    rows = maps.transpose(0, 2, 3, 1).reshape(-1, maps.shape[1])
-    return rows if keep is None else rows[np.asarray(keep, bool).ravel()]
-
-
 def pool_mask(mask: np.ndarray, size: tuple[int, int], no_data: int = 255) -> tuple[np.ndarray, np.ndarray]:
     """A mask (H, W) of 0, 1 and no data brought to a layer's grid: share of 1 (h, w), and where it counts.
 

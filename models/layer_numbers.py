@@ -1,7 +1,7 @@
 """Numbers of a layer from RGB and SAR pictures of the same places: CKA, rank, sparsity, AUC of channels.
 
-    look = Look(backbone, kinds, seed=0)                    # kinds: {layer: kind} of backbones.layers
-    values, cells, whole = look(images, masks, seen)        # one batch, uint8 (B, 2, H, W, 3) and (B, H, W)
+    # one batch, uint8 (B, 2, H, W, 3) and (B, H, W); kinds: {layer: kind} of backbones.layers
+    values, cells, whole = look(backbone, kinds, images, masks, seen, seed=0)
     layer = Numbers()
     layer.add(rgb, sar, valid, share, group=0)              # image by image: rows (P, C), P positions
     row, areas = layer.result()
@@ -58,48 +58,43 @@ def cells_of(
     return np.stack(valid), np.stack(shares)
 
 
-class Look:
-    """Runs a backbone over batches and gives what its layers hold at the chosen positions.
+def look(
+    backbone, kinds: dict[str, str], images: np.ndarray, masks: np.ndarray, seen: np.ndarray,
+    seed: int, whole: bool = False, dtype=None,
+):  # fmt: skip
+    """What the layers of one batch hold at the chosen positions.
 
-    kinds: {layer: kind}; whole: give the layers' whole outputs too; dtype: of autocast, None without.
+    kinds: {layer: kind}; images: uint8 (B, 2, H, W, 3), RGB and SAR; masks: uint8 (B, H, W); seen: bool
+    (B, H, W); whole: give the layers' whole outputs too; dtype: of autocast, None without.
+    Three dicts by layer: rows (2 B, P, C), RGB first, with (h, w) of the map, "input" first, which is the
+    picture as coarse as the last layer; by (h, w): cells_of; and whole outputs with their kind, or none.
     """
+    pictures = np.concatenate([images[:, 0], images[:, 1]])
+    x = backbones.prepare(backbone, pictures)
 
-    def __init__(self, backbone, kinds: dict[str, str], seed: int, whole: bool = False, dtype=None):
-        self.backbone, self.kinds, self.seed, self.whole = backbone, kinds, seed, whole
-        self.dtype = dtype
+    def keep(output, kind):
+        maps = backbones.as_map(backbone, output, x) if kind in PLACED else None
+        rows = None if maps is None else rows_of(maps, seed)
+        return {"rows": rows, "whole": output.cpu() if whole else None}
 
-    def __call__(self, images: np.ndarray, masks: np.ndarray, seen: np.ndarray):
-        """images: uint8 (B, 2, H, W, 3), RGB and SAR; masks: uint8 (B, H, W); seen: bool (B, H, W).
-
-        Three dicts by layer: rows (2 B, P, C), RGB first, with (h, w) of the map, "input" first, which is the
-        picture as coarse as the last layer; by (h, w): cells_of; and whole outputs with their kind, or none.
-        """
-        pictures = np.concatenate([images[:, 0], images[:, 1]])
-        x = backbones.prepare(self.backbone, pictures)
-
-        def keep(output, kind):
-            maps = backbones.as_map(self.backbone, output, x) if kind in PLACED else None
-            rows = None if maps is None else rows_of(maps, self.seed)
-            return {"rows": rows, "whole": output.cpu() if self.whole else None}
-
-        with contextlib.ExitStack() as stack:
-            captures = [
-                activations.Capture(self.backbone.net, [name], functools.partial(keep, kind=kind))
-                for name, kind in self.kinds.items()
-            ]
-            for capture in captures:
-                stack.enter_context(capture)
-            with torch.inference_mode(), training.autocast(x.device, self.dtype):
-                self.backbone(x)
-        held = {name: kept for capture in captures for name, kept in capture.outputs.items()}
-        values = {name: kept["rows"] for name, kept in held.items() if kept["rows"]}
-        if values:
-            coarse = F.adaptive_avg_pool2d(x, list(values.values())[-1][1])
-            values = {"input": rows_of(coarse, self.seed), **values}
-        sizes = {size for _, size in values.values()}
-        cells = {size: cells_of(masks, seen, size, self.seed) for size in sizes}
-        whole = {name: (kept["whole"], self.kinds[name]) for name, kept in held.items()} if self.whole else {}
-        return values, cells, whole
+    with contextlib.ExitStack() as stack:
+        captures = [
+            activations.Capture(backbone.net, [name], functools.partial(keep, kind=kind))
+            for name, kind in kinds.items()
+        ]
+        for capture in captures:
+            stack.enter_context(capture)
+        with torch.inference_mode(), training.autocast(x.device, dtype):
+            backbone(x)
+    held = {name: kept for capture in captures for name, kept in capture.outputs.items()}
+    values = {name: kept["rows"] for name, kept in held.items() if kept["rows"]}
+    if values:
+        coarse = F.adaptive_avg_pool2d(x, list(values.values())[-1][1])
+        values = {"input": rows_of(coarse, seed), **values}
+    sizes = {size for _, size in values.values()}
+    cells = {size: cells_of(masks, seen, size, seed) for size in sizes}
+    outputs = {name: (kept["whole"], kinds[name]) for name, kept in held.items()} if whole else {}
+    return values, cells, outputs
 
 
 # ---- all images of a layer ---------------------------------------------------------------------------------

@@ -386,11 +386,6 @@ def vif(x, names=None, within=None) -> np.ndarray:
     return np.diag(np.linalg.inv(x.T @ x)) * (x**2).sum(0)
 
 
-def partial_r2(y, x, names=None, within=None) -> np.ndarray:
-    """Share (k) of what the other predictors leave unexplained that each predictor explains."""
-    return np.array([row["partial_r2"] for row in fit(y, x, names, "ols", within=within)["rows"]])
-
-
 def correlation(x, y, series=None, order=None, within=None) -> dict:
     """Pearson's r of x (n) and y (n) with the number of independent pairs it is worth.
 
