@@ -28,7 +28,7 @@ def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
     from data_prep.channels import check_channels, need_weather
 
     manifest = triplets.read_manifest(args.data, args.weather)
-    bands = args.bands or ("grey" if manifest.original else "vv,vh")
+    bands = args.bands or ("grey" if manifest.pictures else "vv,vh")
     channels = check_channels(tuple(bands.split(",")))
     if not args.weather:
         need_weather(channels, None, f"--bands {bands}")
@@ -279,6 +279,31 @@ def out_of_memory(args, bands: int, size: int) -> str:
     return f"train_unet.py: out of memory with {at_a_time} images of {size} px at a time; {advice}."
 
 
+def take_init(net, path: Path, channels) -> int:
+    """Start the net from what fits of a U-Net or of a SAR-RGB model's radar encoder; returns how much."""
+    from models import sar_rgb, training
+
+    try:
+        state = training.load_checkpoint(path, model=None)
+        if state["model"] == "unet":
+            return training.take_weights(net, state)
+        given = sar_rgb.load(path)[0].unet_encoder()
+    except ValueError as error:  # a CheckpointError is one
+        raise BadInput(f"--init {path}: {str(error).removeprefix(f'{path}: ')}.") from None
+    bands = ",".join(state["contract"]["bands"])
+    if bands != ",".join(channels):
+        raise BadInput(f"--init {path}: its radar encoder reads bands {bands}, not {','.join(channels)}.")
+    own = net.state_dict()
+    if not any(
+        own[name].shape == value.shape for name, value in given.items() if value.ndim > 1 and name in own
+    ):
+        width, own = state["arguments"]["width"], net.arguments["width"]
+        raise BadInput(
+            f"--init {path}: nothing of its radar encoder, width {width}, fits; here --width is {own}."
+        )
+    return training.take_weights(net, {"weights": given})
+
+
 # ---- the job -----------------------------------------------------------------------------------------------
 
 
@@ -402,10 +427,7 @@ def main(args) -> int:
     torch.manual_seed(args.seed)
     net = UNet(len(channels), args.width, args.depth, args.norm)
     if args.init:
-        try:
-            taken = training.take_weights(net, training.load_checkpoint(args.init))
-        except training.CheckpointError as error:
-            raise BadInput(f"--init {error}.") from None
+        taken = take_init(net, args.init, channels)
         runs.say(f"{taken} of {len(net.state_dict())} tensors start from {args.init}")
     steps = steps_per_epoch * args.epochs
     warm_up = max(1, round(args.warm_up * steps))
@@ -426,7 +448,7 @@ def main(args) -> int:
     }
     contract = {
         "bands": list(channels),
-        "units": "8-bit" if data["train"].original else "dB",
+        "units": "8-bit" if data["train"].pictures else "dB",
         "backscatter": data["train"].common("backscatter"),
         "mean": train["mean"],
         "std": train["std"],

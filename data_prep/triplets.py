@@ -58,11 +58,16 @@ class Triplets:
 
     folder: Path
     rows: list[dict]
-    original: bool = False  # 8-bit PNGs without units
+    original: bool = False  # folders without a manifest: neither date nor place
     bad: list[str] = field(default_factory=list)
 
     def of(self, split: str) -> "Triplets":
         return Triplets(self.folder, [row for row in self.rows if row["split"] == split], self.original)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the radar is 8-bit PNGs, without units."""
+        return any(row["sar"].suffix == ".png" for row in self.rows)
 
     def common(self, column: str) -> str:
         """The one value of a column that must not be mixed."""

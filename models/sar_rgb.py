@@ -134,9 +134,26 @@ class SarRgb(nn.Module):
         return {f"down.{name}": value for name, value in self.sar.down.state_dict().items()}
 
 
-def head(inputs: int, dimensions: int) -> nn.Sequential:
-    """Two layers with a ReLU between, as wide as what comes in (SimCLR, Chen 2020, arXiv:2002.05709)."""
-    return nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, dimensions))
+def head(inputs: int, dimensions: int) -> nn.Linear:
+    """One matrix, as CLIP and LiT have it."""
+    return nn.Linear(inputs, dimensions, bias=False)
+
+
+def load(path, map_location="cpu") -> tuple[SarRgb, dict]:
+    """The net of a checkpoint of train_sar_rgb.py, averaged weights, in eval mode, and all the file holds.
+
+    Needs training.py beside. Raises training.CheckpointError for a file that is none.
+    """
+    from models import training
+
+    state = training.load_checkpoint(path, map_location, model="sar-rgb")
+    try:
+        net = SarRgb(**state["arguments"])
+        net.load_state_dict(state.get("average") or state["weights"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise training.CheckpointError(f"{path}: weights and arguments do not fit ({why})") from None
+    return net.to(map_location).eval(), state
 
 
 # ---- losses ------------------------------------------------------------------------------------------------

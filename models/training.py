@@ -1,8 +1,10 @@
 """Of training and inference: device, precision, normalising, schedule, EMA, checkpoints. Needs torch only."""
 
+import atexit
 import contextlib
 import copy
 import ctypes
+import datetime
 import math
 import os
 import sys
@@ -12,7 +14,9 @@ import torch
 from torch import nn
 
 FORMAT = 1  # of checkpoints
+JOBS = {"unet": "train_unet.py", "sar-rgb": "train_sar_rgb.py"}  # that write a checkpoint of a model
 CONTRACT = ("bands", "units", "backscatter", "mean", "std", "tile")
+CONTRACTS = {"unet": CONTRACT, "sar-rgb": (*CONTRACT, "rgb_mean", "rgb_std", "sar_encoder", "rgb_encoder")}
 
 
 class CheckpointError(ValueError):
@@ -79,6 +83,56 @@ def autocast(device: torch.device, dtype: torch.dtype | None):
 def normalise(image: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """(image - mean) / std per channel of (B, C, H, W); no data (NaN) becomes 0, the mean."""
     return torch.nan_to_num((image - mean.view(-1, 1, 1)) / std.view(-1, 1, 1), nan=0.0)
+
+
+# ---- processes ---------------------------------------------------------------------------------------------
+
+
+def join_processes(device: torch.device) -> tuple[int, int, torch.device]:
+    """(rank, ranks, this process's device) after joining the others of torchrun; (0, 1, device) without."""
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if ranks == 1:
+        return 0, 1, device
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    wait = datetime.timedelta(days=1)  # while the first one reads or evaluates
+    torch.distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=wait)
+    atexit.register(torch.distributed.destroy_process_group)
+    return int(os.environ["RANK"]), ranks, device
+
+
+def mean_of_processes(values: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all processes, the same in each; the tensor itself where there is one."""
+    if not torch.distributed.is_initialized():
+        return values
+    torch.distributed.all_reduce(values)
+    return values / torch.distributed.get_world_size()
+
+
+def rows_of_processes(x: torch.Tensor) -> torch.Tensor:
+    """(B, D) of each process, by rank, as (N, D) in all; gradients flow back to where rows are from."""
+    if not torch.distributed.is_initialized():
+        return x
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(x))
+
+
+def wait_for_processes() -> None:
+    """Until all processes have come here."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def said_by_first(value):
+    """The first process's value, any plain object, in every process."""
+    if not torch.distributed.is_initialized():
+        return value
+    held = [value]
+    torch.distributed.broadcast_object_list(held, src=0)
+    return held[0]
 
 
 # ---- schedule and averaging --------------------------------------------------------------------------------
@@ -187,11 +241,13 @@ def take_weights(net: nn.Module, state: dict) -> int:
 # ---- checkpoints -------------------------------------------------------------------------------------------
 
 
-def checkpoint(net: nn.Module, contract: dict, target: str, threshold: float, **state) -> dict:
+def checkpoint(
+    net: nn.Module, contract: dict, target: str = "", threshold: float = 0.5, model: str = "unet", **state
+) -> dict:
     """Nested dicts and lists of tensors, numbers and strings, readable with weights_only=True."""
     return {
         "format": FORMAT,
-        "model": "unet",
+        "model": model,
         "arguments": net.arguments,
         "contract": contract,
         "target": target,
@@ -200,8 +256,12 @@ def checkpoint(net: nn.Module, contract: dict, target: str, threshold: float, **
     }
 
 
-def load_checkpoint(path: Path, map_location="cpu") -> dict:
-    """Read a checkpoint without executing anything in it; CheckpointError says what is wrong with it."""
+def load_checkpoint(path: Path, map_location="cpu", model: str | None = "unet") -> dict:
+    """Read a checkpoint without executing anything in it; CheckpointError says what is wrong with it.
+
+    model: a key of JOBS it must be of; None for any.
+    """
+    job = JOBS.get(model, "a training job")
     try:
         state = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
@@ -212,26 +272,28 @@ def load_checkpoint(path: Path, map_location="cpu") -> dict:
             if "weights_only" in str(error).lower() or "Unsupported" in str(error)
             else "is no readable checkpoint"
         )
-        raise CheckpointError(
-            f"{path}: {kind} ({type(error).__name__}); use one written by train_unet.py"
-        ) from None
+        raise CheckpointError(f"{path}: {kind} ({type(error).__name__}); use one written by {job}") from None
     required = {"format", "model", "arguments", "weights", "contract", "target", "threshold"}
-    foreign = f"{path}: is no checkpoint of this project; use one written by train_unet.py"
+    foreign = f"{path}: is no checkpoint of this project; use one written by {job}"
     if not isinstance(state, dict) or not required <= state.keys():
         raise CheckpointError(foreign)
-    if state["format"] != FORMAT or state["model"] != "unet":
+    wanted = [model] if model else list(JOBS)
+    if state["format"] != FORMAT or state["model"] not in wanted:
         raise CheckpointError(
-            f"{path}: model {state['model']!r} of format {state['format']!r}; this code reads 'unet' "
-            f"of format {FORMAT}"
+            f"{path}: model {state['model']!r} of format {state['format']!r}; this code reads "
+            f"{' or '.join(map(repr, wanted))} of format {FORMAT}"
         )
     if not all(isinstance(state[name], dict) for name in ("arguments", "weights", "contract")):
         raise CheckpointError(foreign)
-    contract = state["contract"]
-    missing = [name for name in CONTRACT if name not in contract]
+    contract, arguments = state["contract"], state["arguments"]
+    missing = [name for name in CONTRACTS[state["model"]] if name not in contract]
     if missing:
         raise CheckpointError(f"{path}: its input contract lacks {', '.join(missing)}")
     lengths = {len(contract[name]) for name in ("bands", "mean", "std")}
-    if lengths != {state["arguments"].get("bands")}:
+    bands = arguments.get("bands" if state["model"] == "unet" else "sar_bands")
+    if arguments.get("sar") == "features":  # a frozen network reads the bands, not this net
+        bands = len(contract["bands"])
+    if lengths != {bands}:
         raise CheckpointError(f"{path}: its net and its input contract differ in the number of bands")
     return state
 

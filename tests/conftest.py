@@ -27,6 +27,8 @@ JOBS = {
     "sample": "data_prep.sample",
     "snow_cover": "data_prep.snow_cover",
     "weights": "data_prep.weights",
+    "download": "data_prep.download",
+    "weather": "data_prep.weather",
 }
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GDAL_NUM_THREADS": "1"}
 

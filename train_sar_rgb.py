@@ -1,0 +1,537 @@
+"""Train a CLIP-style model that brings radar and RGB of one place to nearby points.
+
+    python train_sar_rgb.py --data runs/default/3_split --out runs/default/train_sar_rgb
+
+In: a triplets folder with its splits (or the original's SAR/, RGB/ folders); masks are not needed. Out:
+best.pt (highest mean reciprocal rank of validation), last.pt (to go on from), log.jsonl, curves.png,
+result.json. An encoder is trained from scratch (unet, resnet18, vit), or is a frozen dinov2 or clip, whose
+features are computed once and of which only a head is trained. Interrupted it saves and exits 75; the same
+command goes on. Under torchrun all processes share each batch and see its every pair. train_unet.py --init
+best.pt starts a U-Net from the radar encoder.
+"""
+
+import argparse
+import contextlib
+import functools
+import itertools
+import math
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from data_prep import runs
+from data_prep.runs import BadInput
+
+SCRATCH, FROZEN = ("unet", "resnet18", "vit"), ("dinov2", "clip")
+KEPT_BYTES = 1 << 30  # of decoded pairs, up to which they are read once and stay in memory
+SHOWN = 512  # training rows that retrieval is watched on where there is no validation
+
+
+def check_stop(stop) -> None:
+    if stop.requested:
+        raise runs.Interrupted(f"Stopped by {stop.requested}.")
+
+
+# ---- data --------------------------------------------------------------------------------------------------
+
+
+def load_data(args, stop) -> tuple[dict, dict, tuple[str, ...], list[dict]]:
+    """Pairs of train and val, checked file by file; train's statistics; channels; the manifest's rows."""
+    from data_prep import compose, sar_rgb_pairs, triplets
+    from data_prep.channels import check_channels, need_weather
+
+    manifest = triplets.read_manifest(args.data)
+    default = "grey" if manifest.pictures else "vv,vh"
+    if args.sar_encoder in FROZEN and not manifest.pictures:
+        default = ",".join(compose.COMPOSE[args.compose])
+    channels = check_channels(tuple((args.bands or default).split(",")))
+    need_weather(channels, None, f"--bands {args.bands}")
+    data = {}
+    for split in ("train", "val"):
+        chosen = data[split] = manifest.of(split)
+        chosen.rows = chosen.rows[: args.limit]
+        found = {}
+        if chosen.rows:
+            look = functools.partial(check_stop, stop)
+            found = sar_rgb_pairs.inspect(chosen, channels, args.skip_bad, f"reading {split}", look)
+        if split == "train":
+            statistics = found
+            if not chosen.rows:
+                raise BadInput(
+                    f"{args.data}: no triplet in split 'train'; assign them with python -m data_prep.split."
+                )
+    rows = manifest.rows
+    manifest.rows = data["train"].rows + data["val"].rows
+    manifest.common("backscatter")
+    return data, statistics, channels, rows
+
+
+# ---- frozen encoders ---------------------------------------------------------------------------------------
+
+
+def encoders(args) -> dict[str, str]:
+    return {"sar": args.sar_encoder, "rgb": args.rgb_encoder}
+
+
+def load_frozen(args, device) -> dict:
+    """The frozen networks in use, by "sar" and "rgb"."""
+    if not args.weights and not set(encoders(args).values()) & set(FROZEN):
+        return {}
+    from models import frozen
+
+    try:
+        return frozen.load(encoders(args), args.weights or [], args.seed, device, runs.say)
+    except ValueError as error:
+        raise BadInput(f"{error}.") from None
+
+
+def frozen_features(args, task, frozen: dict, contract, rows, turns: int, everything, stop) -> dict:
+    """{"sar" or "rgb": float32 (n, turns, F)} of the rows, by the frozen networks there are."""
+    found, rank, ranks = {}, task["rank"], task["ranks"]
+    for name, backbone in frozen.items():
+        from data_prep import compose, frozen_features
+        from models import frozen as frozen_models
+        from models import training
+
+        limits = None
+        if name == "sar":
+            scenes = {compose.scene_key(row) for row in rows}
+            siblings = [row for row in everything if compose.scene_key(row) in scenes]
+            limits = compose.scene_limits(
+                siblings, compose.COMPOSE[args.compose], [] if args.skip_bad else None
+            )
+        dtype = task["dtype"]
+        encode = functools.partial(frozen_models.features, backbone, dtype=dtype)
+        about = (contract[f"{name}_encoder"]["sha256"], backbone.size, str(dtype))
+        work = (name, args.compose, limits, turns, encode, about, args.cache or args.out / "features")
+        look = functools.partial(check_stop, stop)
+        if ranks > 1 and rows[rank::ranks]:  # each process computes its share, then all read all of them
+            frozen_features.features(rows[rank::ranks], *work, look)
+        training.wait_for_processes()
+        found[name] = frozen_features.features(rows, *work, look)
+    return found
+
+
+def contract_of(args, chosen, statistics: dict, channels, size: int, frozen: dict) -> dict:
+    """What a checkpoint says of its input, so that whoever embeds with it gives the same."""
+    from data_prep import triplets
+    from data_prep.channels import planes_by_file
+
+    row, contract = chosen.rows[0], {"bands": list(channels), **statistics, "tile": size}
+    contract |= {
+        "units": "8-bit" if chosen.pictures else "dB", "backscatter": chosen.common("backscatter"),
+        "speckle": triplets.speckle_of(row), "origin": triplets.origin(chosen.rows),
+        "reference": triplets.reference_of(row) if "ref" in planes_by_file(channels) else [],
+    }  # fmt: skip
+    contract |= {f"{name}_encoder": {"name": kind} for name, kind in encoders(args).items()}
+    if frozen:
+        from models import frozen as frozen_models
+
+        contract |= {f"{name}_encoder": frozen_models.about(net) for name, net in frozen.items()}
+    if "sar" in frozen:
+        contract["sar_encoder"]["compose"] = args.compose
+    return contract
+
+
+def build_net(args, bands: int, frozen: dict):
+    """The net to train: of a frozen encoder, the head alone."""
+    from models.sar_rgb import SarRgb
+
+    inputs = {"sar": bands, "rgb": 3}
+    if frozen:
+        from models import frozen as frozen_models
+
+        inputs |= {name: frozen_models.length(net) for name, net in frozen.items()}
+    kinds = encoders(args) | dict.fromkeys(frozen, "features")
+    return SarRgb(*inputs.values(), *kinds.values(), args.dimensions, args.width, args.depth, args.norm)
+
+
+# ---- learning ----------------------------------------------------------------------------------------------
+
+
+def ready(task, name: str, batch):
+    """A batch of pictures normalised, or of features as they are, on the device."""
+    import torch
+
+    from models import training
+
+    batch = batch.to(task["device"], non_blocking=True)
+    if batch.ndim == 2:
+        return batch
+    return training.normalise(batch, *task[name]).contiguous(memory_format=torch.channels_last)
+
+
+def optimise(learner, task, args, sar, rgb, step: int, stopping: bool) -> tuple[float, bool]:
+    """One step on this process's share of a batch; returns its loss, and whether any process is to stop.
+
+    The net stays as it is if the loss is not finite.
+    """
+    import torch
+
+    from models import sar_rgb, training
+
+    with training.autocast(learner.device, learner.dtype):
+        sar, rgb, scale = task["forward"](ready(task, "sar", sar), ready(task, "rgb", rgb))
+    everything = training.rows_of_processes(sar), training.rows_of_processes(rgb)
+    loss = sar_rgb.info_nce(sar, rgb, scale, task["rank"] * len(sar), everything)
+    if args.alignment:
+        loss = loss + args.alignment * sar_rgb.alignment(sar, rgb)
+    if args.uniformity:
+        loss = loss + args.uniformity * sum(map(sar_rgb.uniformity, everything)) / 2
+    learner.scaler.scale(loss).backward()
+    said = torch.stack([loss.detach(), torch.tensor(float(stopping), device=loss.device)])
+    value, stopping = training.mean_of_processes(said).tolist()
+    if math.isfinite(value):
+        learner.step(step)
+    return value, stopping > 0
+
+
+def evaluate(learner, task, args, batches) -> dict:
+    """models.pair_scores of the averaged net on the judged pairs."""
+    import torch
+
+    from models import pair_scores, training
+
+    net, sars, rgbs = learner.average.net, [], []
+    with torch.inference_mode():
+        for sar, rgb, _ in batches:
+            with training.autocast(learner.device, learner.dtype):
+                sar, rgb, scale = net(ready(task, "sar", sar), ready(task, "rgb", rgb))
+            sars.append(sar.cpu())
+            rgbs.append(rgb.cpu())
+    try:
+        found = pair_scores.scores(torch.cat(sars), torch.cat(rgbs), scale.item(), args.batch, args.seed)
+    except ValueError as error:
+        raise SystemExit(f"train_sar_rgb.py: {error}; lower --learning-rate or pass --amp off.") from None
+    return {"judged_on": task["judged_on"], **found}
+
+
+def train_one_epoch(learner, task, args, batches, progress, stop, save_last) -> dict:
+    """Go through the rest of the epoch; returns mean loss, and the share of time spent waiting for data."""
+    learner.net.train()
+    began = mark = said = time.time()
+    waited, first = 0.0, progress["step"]
+    for sar, rgb, _ in itertools.islice(batches, task["steps_per_epoch"] - progress["batch"]):
+        waited += time.time() - mark
+        loss, stopping = optimise(learner, task, args, sar, rgb, progress["step"], bool(stop.requested))
+        if not math.isfinite(loss):
+            raise SystemExit(
+                f"train_sar_rgb.py: loss is {loss} at step {progress['step']}; stopped before it could spoil "
+                "the weights, last.pt is sound. Lower --learning-rate or pass --amp off."
+            )
+        progress["step"], progress["batch"] = progress["step"] + 1, progress["batch"] + 1
+        progress["loss_sum"] += loss
+        mark = time.time()
+        if mark - said > 15:
+            said, pace = mark, (mark - began) / (progress["step"] - first)
+            minutes = pace * (learner.steps - progress["step"]) / 60
+            at = f"epoch {progress['epoch'] + 1}/{args.epochs} step {progress['step']}/{learner.steps}"
+            runs.say(
+                f"{at} loss {loss:.4f}  {pace:.2f} s a step, data {waited / (mark - began):.0%}, "
+                f"about {minutes:.1f} min to go"
+            )
+        if stopping:
+            save_last()
+            at = f"step {progress['step']} of {learner.steps}"
+            raise runs.Interrupted(f"{stop.requested or 'stopped'} at {at}, saved in last.pt.")
+    seconds = time.time() - began
+    return {
+        "step": progress["step"], "train_loss": progress["loss_sum"] / task["steps_per_epoch"],
+        "learning_rate": learner.optimizer.param_groups[0]["lr"], "seconds": seconds,
+        "data_share": waited / max(1e-9, seconds),
+    }  # fmt: skip
+
+
+def better(record: dict, best: dict) -> bool:
+    """Higher mean reciprocal rank, of both ways; lower loss where equal. Without validation: the last."""
+    if best["epoch"] < 0 or record["judged_on"] == "train":
+        return True
+    return (record["mean_reciprocal_rank"], -record["loss"]) > (best["mean_reciprocal_rank"], -best["loss"])
+
+
+def fit(args, run, learner, task, sets, contract, stop) -> dict:
+    """The epochs, going on from last.pt if there is one; returns the figures of the result."""
+    import torch
+
+    from data_prep import batches, sar_rgb_curves, sar_rgb_pairs
+    from models import training
+
+    rank, ranks = task["rank"], task["ranks"]
+    start = next((path for path in (args.out / "last.pt", args.resume) if path and path.exists()), None)
+    progress = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "best": {"epoch": -1}}
+    if start:
+        progress = resume(learner, start, contract)
+    training.wait_for_processes()  # nobody writes before all have read
+    records = []
+    if rank == 0:
+        for name in ("best.pt", "log.jsonl") if start else ():
+            source = start.parent / name
+            if source.exists() and not (args.out / name).exists():  # --resume from another folder
+                with runs.atomic(args.out / name) as temporary:
+                    shutil.copyfile(source, temporary)
+        records = run.cut_log(lambda record: record["epoch"] < progress["epoch"])
+
+    def save(name, **more):
+        more |= {"seed": args.seed, "best": progress["best"]}
+        more |= {"epoch": progress["epoch"], "step": progress["step"]}
+        path = args.out / name
+        with runs.atomic(path) as temporary, runs.disk_errors(path, RuntimeError):
+            torch.save(training.checkpoint(learner.net, contract, model="sar-rgb", **more), temporary)
+
+    def save_last():
+        if rank == 0:
+            save("last.pt", **learner.state(), progress=progress)
+
+    train, judged = sets["train"], sets["judged"]
+    order = sar_rgb_pairs.epochs(
+        train.rows, args.batch, args.seed, progress["epoch"], args.epochs, progress["batch"], rank, ranks
+    )
+    train_batches = iter(batches.loader(train, order, args.workers))
+    judged_order = batches.by_size(judged.rows, task["judged_batch"])
+    judged_batches = batches.loader(judged, judged_order, args.workers, persistent=True)
+
+    def out_of_patience():
+        return args.patience and progress["epoch"] - 1 - progress["best"]["epoch"] >= args.patience
+
+    while progress["epoch"] < args.epochs and not out_of_patience():
+        epoch = progress["epoch"]
+        record = train_one_epoch(learner, task, args, train_batches, progress, stop, save_last)
+        progress |= {"epoch": epoch + 1, "batch": 0, "loss_sum": 0.0}
+        if rank == 0:
+            record |= evaluate(learner, task, args, judged_batches)
+            improved = better(record, progress["best"])
+            if improved:
+                progress["best"] = {"epoch": epoch, **record}
+                save("best.pt", weights=learner.average.net.state_dict())
+            records.append({"epoch": epoch, **record, "peak_memory_mib": runs.peak_memory_mib()})
+            run.log(**records[-1])  # before last.pt, or a kill between them would lose the record
+            save_last()
+            say_epoch(args, records[-1], improved)
+        stopping = bool(stop.requested) or progress["epoch"] == args.stop_after
+        progress["best"], stopping = training.said_by_first((progress["best"], stopping))
+        if out_of_patience():
+            runs.say(f"no better epoch in {args.patience}: stopped early")
+        elif progress["epoch"] < args.epochs and stopping:
+            raise runs.Interrupted(f"{progress['epoch']} of {args.epochs} epochs done, saved in last.pt.")
+    if rank == 0:
+        sar, rgb = encoders(args).values()
+        title = f"SAR ({', '.join(contract['bands'])}; {sar}) against RGB ({rgb}){contract['origin']}"
+        if any(contract[f"{name}_encoder"].get("random") for name in ("sar", "rgb")):
+            title += ", random frozen weights"
+        sar_rgb_curves.training_curves(args.out / "curves.png", records, title)
+    return {"best": progress["best"], "epochs": progress["epoch"], "steps": progress["step"]}
+
+
+def say_epoch(args, record: dict, improved: bool) -> None:
+    found = " ".join(f"{record[way]['r_at_1']:.3f}" for way in ("sar_to_rgb", "rgb_to_sar"))
+    runs.say(
+        f"epoch {record['epoch'] + 1}/{args.epochs}  loss {record['train_loss']:.4f}  "
+        f"{record['judged_on']} loss {record['loss']:.4f}  R@1 of {record['gallery']} {found}  "
+        f"MRR {record['mean_reciprocal_rank']:.3f}{' *' if improved else '  '}  "
+        f"temperature {record['temperature']:.3f}  gap {record['gap']:.3f}  "
+        f"{record['seconds']:.1f} s, data {record['data_share']:.0%}, {record['peak_memory_mib']:.0f} MiB"
+    )
+
+
+def resume(learner, path: Path, contract: dict) -> dict:
+    """Load a last.pt into the learner and return the progress it stands at."""
+    from models import training
+
+    try:
+        saved = training.load_checkpoint(path, learner.device, model="sar-rgb")
+        if saved["contract"] != contract or "progress" not in saved:
+            raise training.CheckpointError(f"{path}: was trained on other data, bands or encoders")
+        learner.load(saved)
+    except training.CheckpointError as error:
+        raise BadInput(f"{error}; pass --overwrite to start anew.") from None
+    except (KeyError, RuntimeError, ValueError) as error:
+        why = f"does not fit these arguments ({str(error).splitlines()[0]})"
+        raise BadInput(f"{path}: {why}; pass --overwrite to start anew.") from None
+    runs.say(f"going on from {path}: epoch {saved['progress']['epoch']}, step {saved['progress']['step']}")
+    return saved["progress"]
+
+
+# ---- the job -----------------------------------------------------------------------------------------------
+
+
+def get_parser():
+    parser = runs.get_parser(__doc__, *runs.COMMON, data="triplets folder with splits, or the original's")
+    add, number, share = parser.add_argument, {"type": int, "metavar": "N"}, {"type": float, "metavar": "X"}
+    add("--bands", metavar="A,B", help="radar channels (default vv,vh; grey for PNGs)")
+    kinds = "from scratch: unet, resnet18, vit; frozen: dinov2, clip"
+    add("--sar-encoder", choices=SCRATCH + FROZEN, default="unet", help=kinds)
+    add("--rgb-encoder", choices=SCRATCH + FROZEN, default="unet", help=kinds)
+    weights = "folder or hub name of a frozen encoder's weights, or random (default: the hub's)"
+    add("--weights", nargs="+", metavar="NAME=PATH", help=weights)
+    add(
+        "--compose",
+        choices=("vv", "vh", "vv,vh,ratio"),
+        default="vv",
+        help="radar as a frozen encoder sees it",
+    )
+    add("--dimensions", **number, default=128, help="of the space both are brought to")
+    add("--width", **number, default=16, help="of a unet encoder: channels at full resolution")
+    add("--depth", **number, default=4, help="of a unet encoder: halvings of the resolution")
+    add("--norm", choices=("batch", "group"), default="batch", help="of a unet encoder")
+    add("--resume", type=Path, metavar="PT", help="go on from this last.pt if --out holds none")
+    add("--epochs", **number, default=40)
+    add(
+        "--batch", **number, default=64, help="pairs a step, over all processes; each is told from the others"
+    )
+    crop = "side of the training crop (default: the largest tile, at most 256)"
+    add("--crop", type=int, metavar="PX", help=crop)
+    add("--learning-rate", **share, default=1e-3)
+    add("--weight-decay", **share, default=1e-2)
+    add("--warm-up", type=float, default=0.05, metavar="S", help="share of the steps")
+    add("--ema", **share, default=0.99, help="decay of the weight average that is kept")
+    add("--alignment", **share, default=0.0, help="weight of the mean squared distance of pairs in the loss")
+    add("--uniformity", **share, default=0.0, help="weight of both clouds' uniformity in the loss")
+    add("--patience", **number, default=0, help="stop after N epochs without a better one; 0 = never")
+    switch = argparse.BooleanOptionalAction
+    add("--augment", action=switch, default=True, help="random quarter turns and mirrors, gain")
+    add("--gain-db", type=float, default=0.5, metavar="DB", help="random radiometric gain, plus or minus")
+    add("--stop-after", type=int, metavar="EPOCH", help="save and exit 75 after this epoch, to go on later")
+    add("--cache", type=Path, metavar="DIR", help="of frozen features (default: features/ in --out)")
+    add("--compile", action="store_true", help="torch.compile the net")
+    add("--skip-bad", action="store_true", help="leave damaged triplets out, by name, instead of stopping")
+    return parser
+
+
+def check(args) -> None:
+    positive = ("dimensions", "width", "depth", "epochs", "learning_rate")
+    wrong = next((name for name in positive if not 0 < getattr(args, name) < math.inf), None)
+    zero = ("weight_decay", "alignment", "uniformity", "patience", "gain_db")
+    wrong = wrong or next((name for name in zero if not 0 <= getattr(args, name) < math.inf), None)
+    wrong = wrong or next((name for name in ("ema", "warm_up") if not 0 <= getattr(args, name) < 1), None)
+    if wrong:
+        flag = f"--{wrong.replace('_', '-')} {getattr(args, wrong)}"
+        raise BadInput(
+            f"{flag}: out of range (counts and rates are positive, "
+            "weights zero or more, --ema and --warm-up lie in 0..1)."
+        )
+    if args.batch < 2:
+        raise BadInput(
+            f"--batch {args.batch}: must be at least 2, a pair is told from the others of its batch."
+        )
+    if args.crop is not None and args.crop < 1 << args.depth:
+        raise BadInput(f"--crop {args.crop}: must be at least {1 << args.depth} for --depth {args.depth}.")
+    if args.bands and args.sar_encoder in FROZEN:
+        raise BadInput(f"--bands {args.bands}: a frozen {args.sar_encoder} sees a picture; choose --compose.")
+    if args.cache and args.cache.exists() and not args.cache.is_dir():
+        raise BadInput(f"--cache {args.cache}: is a file, expected a folder.")
+    if args.resume and not args.resume.is_file():
+        raise BadInput(f"{args.resume}: no such checkpoint.")
+
+
+def main(args) -> int:
+    files = [Path(text.partition("=")[2]) for text in args.weights or ()]
+    run = runs.Run(args, [*runs.triplets_inputs(args.data), *(path for path in files if path.exists())])
+    with contextlib.ExitStack() as silence:
+        if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one speaks
+            nowhere = silence.enter_context(open(os.devnull, "w"))
+            silence.enter_context(contextlib.redirect_stdout(nowhere))
+            silence.enter_context(contextlib.redirect_stderr(nowhere))
+        if run.finished():
+            return runs.DONE
+        check(args)
+        return train(args, run, runs.StopSignal())
+
+
+def train(args, run, stop) -> int:
+    """Check the input, build the net, train it, write the result."""
+    import torch
+
+    from data_prep import sar_rgb_pairs, triplets
+    from models import training
+    from models.unet import count_parameters
+
+    if args.workers is None:
+        args.workers = min(4, runs.core_count() - 1)
+    training.use_huge_pages()
+    training.keep_memory()
+    try:
+        device = training.choose_device(args.device)
+    except ValueError as error:
+        raise BadInput(f"{error}.") from None
+    rank, ranks, device = training.join_processes(device)
+    dtype = training.choose_precision(device, args.amp)
+    frozen = load_frozen(args, device)
+    data, statistics, channels, everything = load_data(args, stop)
+    rows = data["train"].rows
+    steps_per_epoch = sar_rgb_pairs.check_batches(rows, args.batch, ranks)
+    judged = sar_rgb_pairs.one_per_ground(data["val"].rows, args.seed)
+    judged_on = "val" if len(judged) > 1 else "train"
+    if judged_on == "train":
+        judged = sar_rgb_pairs.one_per_ground(rows, args.seed)[:SHOWN]
+        runs.say("no validation pairs: best.pt is the last epoch, and retrieval is watched on training pairs")
+    largest, largest_judged = (
+        max(max(triplets.picture_size(row)) for row in part) for part in (rows, judged)
+    )
+    size = args.crop or min(256, largest)
+    contract = contract_of(args, data["train"], statistics, channels, size, frozen)
+    torch.manual_seed(args.seed)
+    net = build_net(args, len(channels), frozen)
+    steps = steps_per_epoch * args.epochs
+    warm_up = max(1, round(args.warm_up * steps))
+    learner = training.Learner(
+        net, device, dtype, args.learning_rate, args.weight_decay, args.ema, steps, warm_up
+    )
+    forward = torch.nn.parallel.DistributedDataParallel(net) if ranks > 1 else net
+    task = {
+        "device": device, "dtype": dtype, "rank": rank, "ranks": ranks, "steps_per_epoch": steps_per_epoch,
+        "forward": torch.compile(forward) if args.compile else forward, "judged_on": judged_on,
+        # no more pixels than in training
+        "judged_batch": max(1, args.batch // ranks * size**2 // max(largest_judged, size) ** 2),
+    }  # fmt: skip
+    for name, prefix in (("sar", ""), ("rgb", "rgb_")):
+        task[name] = [torch.tensor(statistics[f"{prefix}{what}"], device=device) for what in ("mean", "std")]
+    runs.say(
+        f"SAR ({args.sar_encoder}) and RGB ({args.rgb_encoder}), {count_parameters(net) / 1e6:.2f} M "
+        f"parameters to train on {device.type}, {dtype or torch.float32}; {len(rows)} pairs train, "
+        f"{len(judged)} grounds of {judged_on} judged; {steps} steps of {len(rows) // steps_per_epoch} x "
+        f"{size} px" + (f", {ranks} processes" if ranks > 1 else "")
+    )
+    if args.dry_run:
+        return runs.DONE
+    if rank == 0:
+        run.begin("last.pt", "best.pt")
+    training.wait_for_processes()
+    outcome = None
+    try:
+        turns = sar_rgb_pairs.TURNS if args.augment else 1
+        vectors = [
+            frozen_features(args, task, frozen, contract, *part, everything, stop)
+            for part in ((rows, turns), (judged, 1))
+        ]
+        keep = 4 * (len(channels) + 3) * largest**2 * len(rows) * max(1, args.workers) <= KEPT_BYTES
+        change = (size, args.seed, args.augment, args.gain_db)
+        sets = {
+            "train": sar_rgb_pairs.SarRgbPairs(rows, channels, *change, vectors[0], keep),
+            "judged": sar_rgb_pairs.SarRgbPairs(judged, channels, features=vectors[1], keep=keep),
+        }
+        outcome = fit(args, run, learner, task, sets, contract, stop)
+    except (RuntimeError, MemoryError) as error:
+        if not training.is_out_of_memory(error):
+            raise
+    if outcome is None:  # outside the handler, whose traceback keeps the activations alive
+        raise SystemExit(
+            f"train_sar_rgb.py: out of memory with {args.batch} pairs of {size} px; lower --batch (a pair is "
+            "then told from fewer others), --crop or --width."
+        )
+    if rank:
+        return runs.DONE
+    counts = {
+        split: {"pairs": len(part.rows), "grounds": len({sar_rgb_pairs.ground(row) for row in part.rows})}
+        for split, part in data.items()
+    }
+    return run.finish(
+        **outcome, parameters=count_parameters(net), contract=contract, data=counts, processes=ranks,
+        batch=len(rows) // steps_per_epoch, left_out=data["train"].bad + data["val"].bad,
+        precision=str(dtype or torch.float32), device=str(device),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(runs.start(main, get_parser()))
