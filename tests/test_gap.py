@@ -62,8 +62,9 @@ def test_figures_of_known_clouds():
     apart = gap.measure(x, cloud(1), SITES)
     for treatment in gap.TREATMENTS:
         assert apart[treatment]["unexplained"] == pytest.approx(1, abs=0.1)
-        assert apart[treatment]["sar_to_rgb"]["median_rank"] == pytest.approx(150, abs=25)
-        assert same["shuffled"][treatment]["sar_to_rgb"]["r_at_10"] < 0.1
+        assert apart[treatment]["sar_to_rgb"]["median_rank"] == pytest.approx(30.5, abs=5)
+        assert apart[treatment]["sar_to_rgb"]["gallery"] == 60  # five folds of sites
+        assert same["shuffled"][treatment]["sar_to_rgb"]["r_at_10"] < 0.25
     assert abs(apart["cka_unbiased"]) < 0.05
 
 
@@ -91,6 +92,54 @@ def test_corrections_are_fitted_on_other_sites():
     assert np.abs(back - x)[~alone].mean() < 0.03 < np.abs(back - x)[alone][:, 2].mean()
     for fit_on, judged in parts:
         assert not set(SITES[fit_on]) & set(SITES[judged])
+
+
+def test_nulls_are_at_chance_after_corrections_too():
+    """Sites that differ, more dimensions than pairs: what held-out fitting gets wrong when it is done badly.
+
+    A gallery with rows a correction was fitted on puts shuffled pairs below chance, and a probe that has seen
+    the others of a mean of zero guesses wrong on purpose.
+    """
+    found = {name: [] for name in ("r", "chance", "probe", "rank")}
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        level = np.repeat(random.normal(size=(30, 64)), 10, axis=0)
+        a, b = (level + random.normal(size=(300, 64)) + 1 for _ in range(2))
+        b[:, 0] += 12
+        one = gap.measure(a, b, SITES, seed=seed)
+        for way in ("rgb_to_sar", "sar_to_rgb"):
+            for treatment in gap.TREATMENTS[1:]:
+                null = one["shuffled"][treatment][way]
+                found["r"].append(null["r_at_10"])
+                found["chance"].append(null["chance_r_at_10"])
+                found["rank"].append(null["median_rank"] / null["chance_median_rank"])
+        found["probe"].append(one["shift"]["probe"])
+        assert one["raw"]["probe"] > 0.75
+    assert np.mean(found["r"]) == pytest.approx(np.mean(found["chance"]), rel=0.2)
+    assert np.mean(found["rank"]) == pytest.approx(1, abs=0.1)
+    assert np.mean(found["probe"]) > 0.45
+
+
+def test_trained_rows_are_fitted_on_and_never_judged():
+    train = np.isin(SITES, [f"s{k:02}" for k in range(20)])
+    x = cloud()
+    found = gap.measure(x, shifted(x), SITES, train)
+    assert (found["pairs"], found["sites"], found["raw"]["sar_to_rgb"]["gallery"]) == (100, 10, 100)
+    assert gap.verdict(found)[0] == "translation"
+    shift = gap.fit_shift(gap.unit(x)[train], gap.unit(shifted(x))[train])
+    parts = gap.splits(SITES, train)
+    moved = gap.corrected(gap.unit(x), gap.unit(shifted(x)), "shift", parts)
+    np.testing.assert_allclose(moved[~train], shift(gap.unit(shifted(x)))[~train], atol=1e-6)
+
+
+def test_few_pairs_keep_galleries_of_more_than_one():
+    for count, parts in ((6, 2), (100, 3), (160, 5), (300, 5)):
+        sites = [f"s{k}" for k in range(count)]
+        assert len(gap.splits(sites)) == parts
+    found = gap.measure(cloud(0, 6), cloud(1, 6), list("abcdef"))
+    assert found["raw"]["sar_to_rgb"]["gallery"] == 3 and gap.verdict(found)[1]
+    few = gap.measure(cloud(0, 4), cloud(1, 4), list("aabb"))
+    assert few["raw"]["probe"] is None and "linear probe" not in gap.verdict(few)[1]
 
 
 def test_ranks_by_hand_and_ties():

@@ -1,0 +1,165 @@
+"""One page that shows pairs of embeddings in a plane: no network, all of it inside the file. Needs plotly.
+
+Text of files is data: it stands in JSON without "<" and reaches the page as textContent only, and the page's
+own policy forbids it to load anything.
+"""
+
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import embedding_figures, runs
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:"
+)
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>$title</title>
+<meta http-equiv="Content-Security-Policy" content="$policy">
+<style>
+body { font: 14px sans-serif; margin: 12px; color: #222; }
+h1 { font-size: 17px; margin: 0 0 6px; }
+p { margin: 4px 0; max-width: 1100px; }
+button { margin: 2px; padding: 4px 9px; border: 1px solid #888; background: #fff; cursor: pointer; }
+button[aria-pressed=true] { background: #0072B2; color: #fff; }
+#box { display: flex; flex-wrap: wrap; gap: 14px; }
+#plot { width: 860px; height: 620px; max-width: 100%; }
+#side { width: 250px; overflow-wrap: anywhere; }
+#side img { width: 116px; image-rendering: pixelated; border: 2px solid; }
+#key span { display: block; }
+#key i { display: inline-block; width: 10px; height: 10px; margin-right: 6px; }
+small { color: #555; }
+</style></head><body>
+<h1>$title</h1><p>$answer</p>
+<p><span id="planes"></span> &nbsp; colour: <span id="views"></span></p>
+<div id="box"><div id="plot"></div><div id="side"><div id="chips"></div><div id="about">
+$hint</div><hr><div id="key"></div></div></div>
+<p><small>$note</small></p>
+<script type="application/json" id="data">$data</script>
+<script>$plotly</script>
+<script>
+const data = JSON.parse(document.getElementById("data").textContent);
+const pairs = data.pairs, count = pairs.id.length, plot = document.getElementById("plot");
+const shapes = {RGB: "circle", SAR: "square"}, modalities = ["RGB", "SAR"];
+let plane = Object.keys(data.planes)[0], view = "modality", held = null;
+
+function buttons(place, names, chosen, choose) {
+  const box = document.getElementById(place);
+  box.replaceChildren(...names.map(name => {
+    const button = document.createElement("button");
+    button.textContent = name;
+    button.setAttribute("aria-pressed", name === chosen());
+    button.onclick = () => { choose(name); draw(); };
+    return button;
+  }));
+}
+function line(place, text) {
+  const part = document.createElement("span");
+  part.textContent = text;
+  part.style.display = "block";
+  place.appendChild(part);
+}
+function show(k) {
+  const chips = document.getElementById("chips"), about = document.getElementById("about");
+  chips.replaceChildren();
+  about.replaceChildren();
+  const pictures = data.chips[pairs.id[k]];
+  (pictures || []).forEach((source, m) => {
+    const image = document.createElement("img");
+    image.src = source;
+    image.alt = image.title = modalities[m];
+    image.style.borderColor = data.colours[modalities[m]];
+    chips.appendChild(image);
+  });
+  if (!pictures) line(about, data.without);
+  const snow = pairs.snow[k];
+  line(about, "id: " + pairs.id[k]);
+  line(about, "site: " + pairs.site[k]);
+  line(about, "date: " + (pairs.date[k] || "unknown"));
+  line(about, "snow: " + (snow === null ? "unknown" : (100 * snow).toFixed(0) + " %"));
+}
+function traces() {
+  const [x, y] = data.planes[plane], lines = {x: [], y: []};
+  for (let k = 0; k < count; k++) {
+    lines.x.push(x[k], x[k + count], null);
+    lines.y.push(y[k], y[k + count], null);
+  }
+  const all = [{...lines, mode: "lines", type: "scatter", hoverinfo: "skip",
+                line: {color: count < 400 ? "rgba(80,80,80,0.35)" : "rgba(80,80,80,0.12)", width: 0.7}}];
+  modalities.forEach((name, m) => all.push({
+    x: x.slice(m * count, (m + 1) * count), y: y.slice(m * count, (m + 1) * count),
+    mode: "markers", type: "scatter", hoverinfo: "none",
+    marker: {symbol: shapes[name], size: count < 400 ? 9 : 6, line: {width: 0.5, color: "#fff"},
+             color: view === "modality" ? data.colours[name] : data.views[view].colours}}));
+  const pair = held === null ? [[], []] : [[x[held], x[held + count]], [y[held], y[held + count]]];
+  all.push({x: pair[0], y: pair[1], mode: "lines+markers", type: "scatter", hoverinfo: "skip",
+            line: {color: "#000", width: 2.5},
+            marker: {symbol: ["circle-open", "square-open"], size: 15, color: "#000"}});
+  return all;
+}
+function key() {
+  const box = document.getElementById("key");
+  box.replaceChildren();
+  line(box, "\\u25CF RGB   \\u25A0 SAR   lines join pairs");
+  const names = view === "modality" ? data.colours : data.views[view].key;
+  for (const [name, colour] of Object.entries(names)) {
+    const part = document.createElement("span"), dot = document.createElement("i");
+    dot.style.background = colour;
+    part.append(dot, document.createTextNode(name));
+    box.appendChild(part);
+  }
+  if (view !== "modality" && data.views[view].note) line(box, data.views[view].note);
+}
+function draw() {
+  buttons("planes", Object.keys(data.planes), () => plane, name => { plane = name; });
+  buttons("views", ["modality", ...Object.keys(data.views)], () => view, name => { view = name; });
+  key();
+  const bare = {showgrid: false, zeroline: false, showticklabels: false};
+  Plotly.react(plot, traces(), {showlegend: false, hovermode: "closest", xaxis: bare, yaxis: bare,
+    margin: {l: 10, r: 10, t: 10, b: 10}, uirevision: plane}, {displaylogo: false, responsive: true});
+}
+draw();
+plot.on("plotly_hover", found => show(found.points[0].pointNumber));
+plot.on("plotly_click", found => { held = found.points[0].pointNumber; show(held); draw(); });
+</script></body></html>
+"""
+
+
+def write(path: Path, rows: list[dict], planes: dict[str, np.ndarray], chips: dict, words: dict) -> int:
+    """The page of the pairs `rows`; returns its bytes.
+
+    planes: name -> (2 n, 2), RGB rows then SAR. chips: {id: [RGB, SAR] as data URIs}, of some pairs or none.
+    words: title, answer, note, hint, and without, what is said of a pair that has no chips.
+    """
+    from plotly.offline import get_plotlyjs
+
+    views = {}
+    for view in embedding_figures.VIEWS[1:]:
+        shades, key, note = embedding_figures.colours(rows, view)
+        if view == "snow fraction":
+            ramp = embedding_figures.colours([{"snow_fraction": s} for s in (0, 0.25, 0.5, 0.75, 1)], view)[0]
+            key = dict(zip(("0 %", "25 %", "50 %", "75 %", "100 %"), ramp, strict=True)) | key
+        views[view] = {"colours": shades, "key": key, "note": note.replace("\n", " ")}
+    columns = {"id": "id", "site": "site", "date": "date", "snow": "snow_fraction"}
+    data = {
+        "pairs": {name: [row[column] for row in rows] for name, column in columns.items()},
+        "planes": {name: np.round(plane.T.astype(float), 5).tolist() for name, plane in planes.items()},
+        "views": views, "chips": chips, "without": words["without"],
+        "colours": {name: embedding_figures.COLOURS[name] for name in ("RGB", "SAR")},
+    }  # fmt: skip
+    inside = json.dumps(runs.plain(data), ensure_ascii=False, separators=(",", ":"))
+    inside = inside.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    parts = {name: html.escape(words[name]) for name in ("title", "answer", "note", "hint")}
+    parts |= {"policy": html.escape(POLICY), "data": inside, "plotly": get_plotlyjs()}
+    pieces = PAGE.split("$")
+    text = [pieces[0]]
+    for piece in pieces[1:]:  # one pass: a $ in what is put in stays one
+        name = next(name for name in parts if piece.startswith(name))
+        text += [parts[name], piece[len(name) :]]
+    page = "".join(text)
+    runs.write_text(path, page)
+    return len(page.encode())
