@@ -11,6 +11,7 @@
 #
 # Without DATA: steps 1-9 on simulated sites, whose snow is known, then 10-14 on six real pairs. Steps 15-18: what
 # Segment Anything and other networks make of the radar, with weights that npm and pip bring, left out without.
+# Steps 19-22: a model that brings radar and RGB of one place together, and the gap between them.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 here=$PWD
@@ -23,8 +24,10 @@ for number in "${FROM:-1}" "${ONLY:-1}"; do
   case $number in *[!0-9]*) echo "runbook.sh: FROM or ONLY is '$number': expected a step's number." >&2; exit 2 ;; esac
 done
 case ${SIZE:-default} in
-  default) simulate=(--sites 36) train=(--epochs 12 --batch 16 --crop 128) small=(--epochs 40) chips=(--sample 24) places=(--sample 96) ;;
-  tiny) simulate=(--sites 12 --size 96 --years 1) train=(--width 4 --depth 3 --epochs 4) small=("${train[@]}") chips=(--sample 2) places=(--sample 2) ;;
+  default) simulate=(--sites 36) train=(--epochs 12 --batch 16 --crop 128) small=(--epochs 40) chips=(--sample 24) places=(--sample 96)
+    pairs=(--epochs 12 --crop 128) shown=(--sample 240) ;;
+  tiny) simulate=(--sites 12 --size 96 --years 1) train=(--width 4 --depth 3 --epochs 4) small=("${train[@]}") chips=(--sample 2) places=(--sample 2)
+    pairs=(--width 4 --depth 3 --epochs 4) shown=(--sample 24) ;;
   *) echo "runbook.sh: SIZE=$SIZE: expected default or tiny." >&2; exit 2 ;;
 esac
 if [ -n "${DATA:-}" ]; then
@@ -69,6 +72,14 @@ steps() {   # one numbered step, one command
   needs=data/weights/dinov2-small/model.safetensors
   step 18 probe   $python probe_activations.py --data "$OUT/3_split" --models dinov2 --weights dinov2=data/weights/dinov2-small --out "$OUT/18_probe" "${places[@]}"
   needs=
+  optional=yes
+  step 19 pairs   $python train_sar_rgb.py --data "$OUT/3_split" --out "$OUT/19_pairs" "${pairs[@]}"
+  step 20 embed   $python embed_tsne.py --data "$OUT/3_split" --model sar-rgb --weights "$OUT/19_pairs/best.pt" --out "$OUT/20_embed" "${shown[@]}"
+  optional=
+  [ -n "${DATA:-}" ] ||
+  step 21 pairs   $python train_sar_rgb.py --data "$OUT/12_split" --out "$OUT/21_pairs" --width 8 --epochs 20
+  [ -n "${DATA:-}" ] ||
+  step 22 embed   $python embed_tsne.py --data "$OUT/12_split" --model sar-rgb --weights "$OUT/21_pairs/best.pt" --out "$OUT/22_embed"
 }
 
 install() {   # $1: a requirements file; done once for each state of the files

@@ -4,8 +4,8 @@
 
 Simulated sites, as bench/sar_rgb.py makes them (run it first: its three models are the starts). For 10 %,
 30 % and 100 % of the labelled triplets of train and val, and three seeds: two U-Nets of default width on VV
-and VH, the same triplets, steps and order of batches; judged on the held-out sites against truth and against
-the optical labels. Resumable: finished jobs are skipped.
+and VH, the same triplets, steps and order of batches, and one from scratch with twice the steps; judged on
+the held-out sites against truth and against the optical labels. Resumable: finished jobs are skipped.
 """
 
 import argparse
@@ -26,7 +26,11 @@ from data_prep import predictions, runs, strata, triplets, truth  # noqa: E402
 from models import metrics  # noqa: E402
 
 SHARES = {10: 40, 30: 13, 100: 4}  # per cent of the labels: epochs, so that all take about as many steps
-STARTS = ("encoder", "scratch")
+STARTS = {  # how the nets begin, and of which shares
+    "encoder": (10, 30, 100),
+    "scratch": (10, 30, 100),
+    "longer": (10, 100),  # from scratch as well, twice as many steps: what the encoder took to train
+}
 SHOWN = ("iou", "f1", "balanced_accuracy", "auprc")
 LINKED = ("sar", "rgb", "mask", "dem", "landcover", "ref")
 
@@ -72,7 +76,7 @@ def train(work: Path, share: int, start: str, seed: int) -> dict:
         "--batch",
         16,
         "--epochs",
-        SHARES[share],
+        SHARES[share] * (2 if start == "longer" else 1),
         "--seed",
         seed,
         "--workers",
@@ -89,26 +93,36 @@ def train(work: Path, share: int, start: str, seed: int) -> dict:
 
 
 def judge(work: Path, seeds: int) -> dict:
-    """{(against, share, start): Tally} of all seeds on the pixels of the held-out sites that all map."""
+    """{(against, share, start, seed): Tally} on pixels of held-out sites that all map; seed None: all."""
     rows = triplets.read_manifest(work / "split").of("test").rows
-    tallies = {(a, share, s): metrics.Tally() for a in ("truth", "label") for share in SHARES for s in STARTS}
+    nets = [(share, start) for start, shares in STARTS.items() for share in shares]
+    each = (None, *range(seeds))
+    tallies = {(a, *net, seed): metrics.Tally() for a in ("truth", "label") for net in nets for seed in each}
     for row in runs.progress(rows, len(rows), "judging"):
         planes = strata.read_truth(row, work / "simulate/scenes")
         outputs = []
-        for share in SHARES:
-            for start in STARTS:
-                for seed in range(seeds):
-                    folder = work / "found" / f"{start}_{share}_seed-{seed}"
-                    kinds = ("mask", "probability")
-                    found = [predictions.read(folder / kind / f"{row['id']}.tif") for kind in kinds]
-                    outputs.append((share, start, *found))
+        for share, start in nets:
+            for seed in range(seeds):
+                folder = work / "found" / f"{start}_{share}_seed-{seed}"
+                kinds = ("mask", "probability")
+                found = [predictions.read(folder / kind / f"{row['id']}.tif") for kind in kinds]
+                outputs.append((share, start, seed, *found))
         seen = np.logical_and.reduce([mask != metrics.NO_DATA for *_, mask, _ in outputs])
         seen &= truth.known(planes)
         for a, reference in (("truth", truth.snow(planes)), ("label", triplets.read_mask(row))):
             ground = np.where(seen, reference, metrics.NO_DATA).astype(np.uint8)
-            for share, start, mask, probability in outputs:
-                tallies[a, share, start].add(row["site"], row["s1_date"], mask, ground, None, probability)
+            for share, start, seed, mask, probability in outputs:
+                for key in (None, seed):
+                    scene = row["site"], row["s1_date"]
+                    tallies[a, share, start, key].add(*scene, mask, ground, None, probability)
     return tallies
+
+
+def difference(first: metrics.Tally, other: metrics.Tally) -> dict:
+    """Scores of the first minus those of the other, with intervals, keys as in a tally's table."""
+    pair = metrics.paired_bootstrap(first.rows(), other.rows(), names=SHOWN)
+    ends = (("", "difference"), ("_low", "low"), ("_high", "high"))
+    return {f"{name}{end}": pair[name][key] for name in SHOWN for end, key in ends}
 
 
 def cell(row: dict, name: str, sign: str = "") -> str:
@@ -132,36 +146,35 @@ def main() -> None:
     for seed in range(args.seeds):
         for share in SHARES:
             for start in [args.only] if args.only else STARTS:
-                trained[f"{start}_{share}_seed-{seed}"] = train(args.work, share, start, seed)
+                if share in STARTS[start]:
+                    trained[f"{start}_{share}_seed-{seed}"] = train(args.work, share, start, seed)
     if args.only:
         return
     tallies = judge(args.work, args.seeds)
     found, lines = [], []
     for a in ("truth", "label"):
         for share in SHARES:
-            first, other = (tallies[a, share, start] for start in STARTS)
-            rows = [tally.table()[0] for tally in (first, other)]
-            pair = metrics.paired_bootstrap(first.rows(), other.rows(), names=SHOWN)
-            difference = {
-                f"{name}{end}": pair[name][key]
-                for name in SHOWN
-                for end, key in (("", "difference"), ("_low", "low"), ("_high", "high"))
-            }
-            about = {"against": a, "labels_percent": share}
-            found += [
-                {
-                    **about,
-                    "start": s,
-                    **{k: row[k] for k in row if k.split("_low")[0].split("_high")[0] in SHOWN},
+            here = {start: tallies[a, share, start, None] for start in STARTS if share in STARTS[start]}
+            scores = {start: tally.table()[0] for start, tally in here.items()}
+            scores |= {f"encoder minus {start}": difference(here["encoder"], here[start])
+                       for start in here if start != "encoder"}  # fmt: skip
+            for start, row in scores.items():
+                kept = {
+                    name: row[name]
+                    for name in row
+                    if name.removesuffix("_low").removesuffix("_high") in SHOWN
                 }
-                for s, row in zip(STARTS, rows, strict=True)
-            ]
-            found.append({**about, "start": "encoder minus scratch", **difference})
-            for name, row in (*zip(STARTS, rows, strict=True), ("**encoder minus scratch**", difference)):
-                sign = "+" if "minus" in name else ""
-                lines.append(
-                    f"| {a} | {share} % | {name} | " + " | ".join(cell(row, s, sign) for s in SHOWN) + " |"
-                )
+                found.append({"against": a, "labels_percent": share, "start": start, **kept})
+                by_seed = [
+                    tallies[a, share, start.split()[-1], seed].scores()["iou"] for seed in range(args.seeds)
+                ]
+                if "minus" in start:
+                    ours = [tallies[a, share, "encoder", seed].scores()["iou"] for seed in range(args.seeds)]
+                    by_seed = [one - other for one, other in zip(ours, by_seed, strict=True)]
+                found[-1]["iou_by_seed"] = by_seed
+                cells = [cell(row, name, "+" if "minus" in start else "") for name in SHOWN]
+                cells.append(", ".join(f"{one:{'+' if 'minus' in start else ''}.3f}" for one in by_seed))
+                lines.append("| " + " | ".join((a, f"{share} %", start, *cells)) + " |")
     rows = triplets.read_manifest(args.work / "split").of("test").rows
     labels = {share: triplets.read_manifest(labelled(args.work, share)).of("train").rows for share in SHARES}
     counts = {share: len(chosen) for share, chosen in labels.items()}
@@ -172,14 +185,18 @@ def main() -> None:
         "",
         f"Command: `python bench/pretraining.py`; {seconds:.0f} s of training, two nets side by side on two "
         "cores, shared with other work.",
-        f"Width 16, VV and VH, batches of 16 x 128 px, {min(steps.values())} to {max(steps.values())} steps "
-        f"each; labelled triplets of train: {', '.join(f'{k} %: {v}' for k, v in counts.items())} (of val as "
+        f"Width 16, VV and VH, batches of 16 x 128 px, {min(steps.values())} to "
+        f"{max(one for name, one in steps.items() if 'longer' not in name)} steps each (longer: "
+        "from scratch, twice as many); "
+        f"labelled triplets of train: {', '.join(f'{k} %: {v}' for k, v in counts.items())} (of val as "
         f"large a share); {args.seeds} seeds in one tally, each from the SAR-RGB model of its seed, which "
         f"saw no label. Held out: {len(sites)} sites, {len(rows)} triplets. 95 % intervals over sites and "
         "scenes; differences on the same resamples.",
         "",
-        "| against | labels | start | " + " | ".join(name.replace("_", " ") for name in SHOWN) + " |",
-        "|---|---|---|" + "---|" * len(SHOWN),
+        "| against | labels | start | "
+        + " | ".join(name.replace("_", " ") for name in SHOWN)
+        + " | iou by seed |",
+        "|---|---|---|---|" + "---|" * len(SHOWN),
         *lines,
     ]
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, THREADS, write_site
 
 STEP = re.compile(r"^\[(\d+) (\w+)\] (\.venv.*)$", re.MULTILINE)
-OTHERS = ["15", "16", "17", "18"]  # Segment Anything and other networks, on any data
+OTHERS = ["15", "16", "17", "18", "19", "20"]  # networks beside the U-Net, on any data
 LEFT_OUT = re.compile(r"^\[(\d+) \w+\] left out", re.MULTILINE)  # where npm or pip bring no weights
 
 
@@ -45,7 +45,8 @@ def test_the_chain_on_own_scenes_runs_and_names_the_folder(finished):
         assert (out / name).exists()
     missing = LEFT_OUT.findall(said)
     assert set(missing) <= set(OTHERS)
-    for number, name in (("17", "17_sam/scores.csv"), ("18", "18_probe/layers.csv")):
+    others = (("17", "17_sam/scores.csv"), ("18", "18_probe/layers.csv"))
+    for number, name in (*others, ("19", "19_pairs/best.pt"), ("20", "20_embed/projection.html")):
         assert (out / name).exists() != (number in missing)
 
 
@@ -54,7 +55,7 @@ def test_a_finished_run_again_takes_under_five_seconds(finished, world):
     said = runbook(DATA=world, OUT=finished[0], SIZE="tiny")
     left_out = len(LEFT_OUT.findall(said))  # of these a fetch is tried again, which takes its time
     assert left_out or time.time() - began < 5
-    assert said.count("already done") == 9 - left_out
+    assert said.count("already done") == 11 - left_out
 
 
 def test_another_size_makes_the_changed_step_and_all_after_it_anew(finished, world, tmp_path):
@@ -81,21 +82,22 @@ def test_another_size_makes_the_changed_step_and_all_after_it_anew(finished, wor
     assert done.returncode == 0, done.stderr
     after = {p.parent.name: p.stat().st_mtime_ns for p in finished[0].glob("*/result.json")}
     assert [name for name in sorted(after) if after[name] != before[name]] == [
-        *(name for name in ("17_sam", "18_probe") if name in after), "4_train", "5_score", "7_map"
+        *(name for name in ("17_sam", "18_probe", "19_pairs", "20_embed") if name in after),
+        "4_train", "5_score", "7_map",
     ]  # fmt: skip
 
 
 def test_dry_run_prints_and_does_nothing(tmp_path):
     said = runbook(DRY_RUN=1, OUT=tmp_path / "run")
     steps = STEP.findall(said)
-    assert [number for number, _, _ in steps] == [str(number) for number in range(1, 19)]
+    assert [number for number, _, _ in steps] == [str(number) for number in range(1, 23)]
     assert all(".venv/bin/python" in line for _, _, line in steps)
     assert not (tmp_path / "run").exists()
 
 
 def test_steps_can_be_chosen(tmp_path):
     later = [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, FROM=12, OUT=tmp_path / "r"))]
-    assert later == ["12", "13", "14", *OTHERS]
+    assert later == ["12", "13", "14", *OTHERS, "21", "22"]
     own = STEP.findall(runbook(DRY_RUN=1, DATA=tmp_path, BANDS="vv,elevation", OUT=tmp_path / "r"))
     assert [n for n, _, _ in own] == ["2", "3", "4", "5", "7", *OTHERS] and "--bands vv,elevation" in own[2][
         2
@@ -147,6 +149,9 @@ def test_the_whole_tiny_chain_on_simulated_and_real_pixels(tmp_path):
     assert "a check of the plumbing, not of skill" in said
     scores = json.loads((out / "14_score/metrics.json").read_text())["scores"]
     assert scores["iou"] is None and scores["f1"] is None and scores["pixels"] > 10000
+    for number in (20, 22):
+        found = json.loads((out / f"{number}_embed/result.json").read_text())
+        assert found["pairs"] == {20: 24, 22: 6}[number] and found["sentence"] in said
     rows = list(csv.DictReader((out / "11_curate/triplets.csv").read_text().splitlines()))
     snow = {row["id"]: float(row["snow_fraction"]) for row in rows}
     assert len(snow) == 6
