@@ -7,13 +7,15 @@ Needs requests-cache, and runs.py beside it.
 
 import contextlib
 import fcntl
-import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
 
 from data_prep import runs
 from data_prep.runs import BadInput
+
+LOCKED_S = 30  # to wait for a run that writes; it does so for moments
+SECRET = ("apikey",)  # of what is asked, never written
 
 
 @contextlib.contextmanager
@@ -32,15 +34,15 @@ def opened(cache: Path, offline: bool):
                 f"--offline: {cache} holds no answers; run once without --offline, or name --cache."
             )
         if offline:  # sqlite would write beside a file that it only reads
-            copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
-            shutil.copyfile(path, copy)
-            path = copy
+            path = copied(path, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         else:
             stack.enter_context(alone(cache))
-        check_database(path)
+            check_database(path)
         # json, not pickle: reading a cache must not run what somebody put into it
         backend = requests_cache.SQLiteCache(path, serializer="json")
-        session = stack.enter_context(requests_cache.CachedSession(backend=backend))
+        session = stack.enter_context(
+            requests_cache.CachedSession(backend=backend, ignored_parameters=SECRET)
+        )
         session.headers["User-Agent"] = "SnowSAR data_prep.weather"
         yield session
 
@@ -66,14 +68,34 @@ def alone(cache: Path):
         yield
 
 
+def copied(path: Path, folder: Path) -> Path:
+    """A whole copy of a database in `folder`, by sqlite itself: another run may be writing to it."""
+    copy = folder / path.name
+    with (
+        usable(path),
+        contextlib.closing(sqlite3.connect(path, timeout=LOCKED_S)) as source,
+        contextlib.closing(sqlite3.connect(copy)) as target,
+    ):
+        source.execute("SELECT count(*) FROM sqlite_master")  # backup() would wait for a lock for ever
+        source.backup(target)
+    return copy
+
+
+@contextlib.contextmanager
+def usable(path: Path):
+    """An error of sqlite's as a BadInput."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise BadInput(
+            f"{path}: no cache that can be used ({error}); delete it if no run uses it, or name another."
+        ) from None
+
+
 def check_database(path: Path) -> None:
     """BadInput for a file that is no database; requests-cache would wait for it for ever."""
-    if not path.exists():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(path)) as connection:
+    if path.exists():
+        with usable(path), contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("SELECT count(*) FROM sqlite_master")
             connection.rollback()
-    except sqlite3.Error as error:
-        raise BadInput(f"{path}: no cache that can be used ({error}); delete it, or name another.") from None

@@ -30,8 +30,8 @@ def write(folder: Path, sites: list[Path], arguments: dict) -> None:
             valid, snow = valid + pixels, snow + pixels * float(row["snow_fraction"])
             dates.append(row["date"])
     about = [scenes.read_site(site) for site in sites if site.name in counts]
-    sources = sorted({str(site.get("source", "not stated")) for site in about})
-    licences = sorted({str(site.get("licence", "not stated")) for site in about})
+    sources = sorted({str(site.get("source") or "not stated") for site in about})
+    licences = sorted({str(site.get("licence") or "not stated") for site in about})
     table = "".join(
         f"| {site['site']} | {site['latitude']:.4f} | {site['longitude']:.4f} | {counts[site['site']]} |\n"
         for site in about

@@ -1,14 +1,16 @@
 """Catalogues of scenes: which collection and asset of a STAC API holds which band, in which units.
 
-A catalogue is TOML: those here, or a user's own file. Needs the standard library and runs.py for its errors.
+A catalogue is TOML: those here, or a user's own file; it says which host may see which secret. Needs the
+standard library and runs.py for its errors.
 """
 
+import os
 import re
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data_prep.runs import BadInput
+from data_prep.runs import BadInput, say
 
 PLANETARY_COMPUTER = """
 url = "https://planetarycomputer.microsoft.com/api/stac/v1"
@@ -37,7 +39,7 @@ collection = "OPERA_L2_RTC-S1_V1_1"
 assets = { VV = "*_VV.tif", VH = "*_VH.tif" }
 units = "linear"
 backscatter = "gamma0_rtc"
-id_pattern = "_T(?P<relative_orbit>[0-9]{3})-(?P<burst>[0-9]{6}-IW[123])_"
+id_pattern = "_T(?P<relative_orbit>[0-9]{3})-(?P<burst>[0-9]{6}-IW[123])_(?:.*_(?P<platform>S1[A-D])_30_)?"
 file_tags = { orbit_state = "ORBIT_PASS_DIRECTION" }
 product = "OPERA L2 RTC-S1"
 licence = "NASA/JPL OPERA, free and open; contains modified Copernicus Sentinel data"
@@ -49,6 +51,7 @@ assets.local_incidence_angle = "*_local_incidence_angle.tif"
 id_pattern = "_T(?P<relative_orbit>[0-9]{3})-(?P<burst>[0-9]{6}-IW[123])_"
 """
 
+# (a backslash joins the lines of a long licence)
 OPTICAL_AND_LAND = """
 [s2]
 collection = "sentinel-2-l2a"
@@ -62,14 +65,16 @@ licence = "contains modified Copernicus Sentinel data"
 collection = "cop-dem-glo-30"
 assets = { elevation = "data" }
 product = "Copernicus DEM GLO-30"
-licence = "Copernicus WorldDEM-30 (c) DLR e.V. 2010-2014 and (c) Airbus Defence and Space GmbH 2014-2018"
+licence = "produced using Copernicus WorldDEM-30 (c) DLR e.V. 2010-2014 and (c) Airbus Defence and Space \
+GmbH 2014-2018 provided under COPERNICUS by the European Union and ESA; all rights reserved"
 
 [landcover]
 collection = "esa-worldcover"
 assets = { landcover = "map" }
 nodata = 0
 product = "ESA WorldCover"
-licence = "CC-BY-4.0, ESA WorldCover project"
+licence = "CC-BY-4.0, (c) ESA WorldCover project / Contains modified Copernicus Sentinel data (2021) \
+processed by ESA WorldCover consortium"
 """
 
 BUILT_IN = {
@@ -89,8 +94,34 @@ KEYS = {
     "collection", "assets", "units", "backscatter", "offset", "nodata", "product", "licence", "id_pattern",
     "file_tags", *CONNECTION,
 }  # fmt: skip
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+KEY = "PC_SDK_SUBSCRIPTION_KEY"
+KEY_HOST = "planetarycomputer.microsoft.com"  # the one host, beside this machine, that sees the key
 SIGNING = ("none", "planetary-computer", "bearer")
 RADAR_GEOMETRY = re.compile(r"(?i)(?<![a-z])(grd|slc|ocn|raw)(?![a-z])")
+
+
+def private(url: str) -> bool:
+    """True where a secret may travel: over https, or to this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+
+
+def key_may_go(url: str) -> bool:
+    return private(url) and urlsplit(url).hostname in (KEY_HOST, *LOOPBACK)
+
+
+def say_secrets(sections: dict[str, dict]) -> None:
+    """Which variable of the environment goes to which hosts; those that are not set go nowhere."""
+    told = {}
+    for section in sections.values():
+        if section["signing"] == "bearer":
+            told.setdefault(section["token_env"], []).extend(section["token_hosts"])
+        elif section["signing"] == "planetary-computer" and key_may_go(section["signing_url"]):
+            told.setdefault(KEY, []).append(urlsplit(section["signing_url"]).hostname)
+    for variable, hosts in told.items():
+        if os.environ.get(variable):
+            say(f"{variable} is set and goes to {', '.join(dict.fromkeys(hosts))}, to no other host")
 
 
 def read_catalog(name: str) -> dict[str, dict]:
@@ -126,6 +157,7 @@ def read_catalog(name: str) -> dict[str, dict]:
         raise BadInput(
             f"{name}: has no [{'s1' if 's1' not in sections else 's2'}] section; scenes need both."
         )
+    say_secrets(sections)
     return sections
 
 
@@ -146,10 +178,10 @@ def checked(name: str, key: str, section: dict) -> dict:
         raise BadInput(f"{name}: [{key}] needs a collection and the http(s) url of a STAC API.")
     if section["signing"] not in SIGNING:
         raise BadInput(f"{name}: [{key}] signing {section['signing']!r}, expected {', '.join(SIGNING)}.")
-    if section["signing"] == "planetary-computer" and not section["signing_url"]:
-        raise BadInput(f"{name}: [{key}] signing planetary-computer needs signing_url.")
-    if section["signing"] == "bearer" and not (section["token_env"] and section["token_hosts"]):
-        raise BadInput(f"{name}: [{key}] signing bearer needs token_env and token_hosts.")
+    if section["signing"] == "planetary-computer" and not private(str(section["signing_url"])):
+        raise BadInput(f"{name}: [{key}] signing planetary-computer needs the https address signing_url.")
+    if section["signing"] == "bearer":
+        need_token(name, key, section)
     if key == "s1":
         need_calibrated(name, section)
     if key == "s2":
@@ -161,6 +193,21 @@ def checked(name: str, key: str, section: dict) -> dict:
     except re.error as error:
         raise BadInput(f"{name}: [{key}] id_pattern is no regular expression ({error}).") from None
     return section
+
+
+def need_token(name: str, key: str, section: dict) -> None:
+    """Refuse a catalogue that could send just any variable of the environment to just any place."""
+    variable, hosts = section["token_env"], section["token_hosts"]
+    named = isinstance(hosts, list) and all(re.fullmatch(r"[A-Za-z0-9.-]+", str(host)) for host in hosts)
+    if not (variable and hosts and named):
+        raise BadInput(
+            f"{name}: [{key}] signing bearer needs token_env and token_hosts, a list of host names."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_]+_TOKEN", str(variable)):
+        raise BadInput(
+            f"{name}: [{key}] token_env {variable!r}; expected a name that ends in _TOKEN, so that somebody "
+            "else's catalogue cannot ask for any other secret."
+        )
 
 
 def need_calibrated(name: str, section: dict) -> None:

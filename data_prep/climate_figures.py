@@ -144,7 +144,8 @@ def seasonal_panel(axes, panel: dict, number: int) -> None:
     axes.set_title(panel["season"], fontsize=7)
     tidy(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=5.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.11))
+    if panel["lines"]:
+        axes.legend(fontsize=5.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.11))
 
 
 def one_season(path: Path, panel: dict, number: int, ylabel: str, title: str) -> None:

@@ -38,18 +38,20 @@ OPERA as such a file, where a pattern names a band's asset by the end of its fil
     collection = "cop-dem-glo-30"
     assets = { elevation = "data" }
 
-Stopped (exit 75), or with files that failed (exit 1), the same command goes on where it was.
+Stopped (exit 75), or with files that failed (exit 1), the same command goes on where it was. downloads.jsonl
+knows what each file was made of: after a change of sites.csv, or of filters with --overwrite, only what is
+new is fetched, and of the files that it names those no longer planned are deleted; nothing else ever is.
 """
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
 import math
 import shutil
 import sys
-import time
 from argparse import Namespace
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from data_prep import runs
@@ -58,66 +60,16 @@ from data_prep.runs import BadInput
 WORKERS = 8  # files at once: the servers bear it, and the wait for one is the time of another
 SEARCHES = 4  # sites searched at once
 DISK_MARGIN = 1.05
+NAMED = 5  # files in a sentence
+GIVE_UP = 20  # failures in a row: the service is gone, not a file of it
 PIP = "python -m pip install -r requirements-extra.txt"
 
 
-# ---- many at once ------------------------------------------------------------------------------------------
-
-
-def in_threads(function, items: list, workers: int, connection, stop):
-    """Yield (item, result or ServiceFailure) of function(item) as they end, at most `workers` at once.
-
-    After a signal, or an error of another kind, no item more begins and the reads that run end soon.
-    """
-    from data_prep.remote import ServiceFailure
-
-    queue, running = iter(items), {}
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            while True:
-                while len(running) < workers and (item := next(queue, None)) is not None:
-                    running[pool.submit(function, item)] = item
-                if not running:
-                    return
-                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in done:
-                    item, error = running.pop(future), future.exception()
-                    if error is not None and not isinstance(error, ServiceFailure):
-                        raise error
-                    yield item, error or future.result()
-                if stop.requested:
-                    raise runs.Interrupted()
-        except BaseException:
-            connection.stop.set()
-            raise
-
-
-class Progress:
-    """Lines with files done, MB/s and the time to go; one line that is renewed on a terminal."""
-
-    def __init__(self, total: int, connection):
-        self.total, self.connection, self.done = total, connection, 0
-        self.began = self.said = time.time()
-
-    def step(self) -> None:
-        self.done += 1
-        now, on_terminal = time.time(), sys.stderr.isatty()
-        if self.done < self.total and now - self.said < (1 if on_terminal else 15):
-            return
-        self.said, spent = now, now - self.began
-        line = (
-            f"{self.done}/{self.total} files, {self.connection.moved / 1e6 / max(spent, 1e-3):.1f} MB/s, "
-            f"{spent:.0f} s, about {spent / self.done * (self.total - self.done):.0f} s to go"
-        )
-        if on_terminal and self.done < self.total:
-            print(f"\r{line} ", end="", file=sys.stderr, flush=True)
-        else:
-            runs.say(("\r" if on_terminal else "") + line)
-
-
 def write_sites(sites, sections: dict, out: Path) -> None:
+    from data_prep.remote import without_query
+
     licences = "; ".join(dict.fromkeys(s["licence"] for s in sections.values() if s.get("licence")))
-    collections = ", ".join(f"{s['collection']} ({s['url']})" for s in sections.values())
+    collections = ", ".join(f"{s['collection']} ({without_query(s['url'])})" for s in sections.values())
     for site in sites:
         folder = out / "scenes" / site.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,13 +81,37 @@ def write_sites(sites, sections: dict, out: Path) -> None:
         runs.write_json(folder / "site.json", about)
 
 
+@contextlib.contextmanager
+def alone(out: Path):
+    """Hold the output folder's lock: two runs at once would write the same files and records."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(
+                f"{out}: another download writes into it; wait for that, or choose another --out."
+            ) from None
+        yield
+
+
+def in_words(count: float) -> str:
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 # ---- the job -----------------------------------------------------------------------------------------------
 
 
 def get_parser():
-    flags = ("--data", "--out", "--config", "--workers", "--limit", "--overwrite", "--dry-run")
+    flags = ("--data", "--out", "--config", "--overwrite", "--dry-run")
     parser = runs.get_parser(__doc__, *flags, data="sites.csv")
     add = parser.add_argument
+    add("--workers", type=int, metavar="N", help=f"files at once (default: {WORKERS})")
+    add("--limit", type=int, metavar="N", help="only the first N sites")
+    add("--skip-bad", action="store_true", help="leave out, by name, files that are gone or of no use")
     where = "planetary-computer, opera or a TOML file"
     add("--catalog", default="planetary-computer", metavar="NAME", help=where)
     add("--max-cloud-percent", type=float, default=60, metavar="P", help="of a Sentinel-2 pass (default: 60)")
@@ -143,8 +119,6 @@ def get_parser():
     add("--relative-orbit", type=int, nargs="+", metavar="N", help="tracks of Sentinel-1 (default: all)")
     add("--retries", type=int, default=6, metavar="N", help="of a request that fails in passing")
     add("--backoff-s", type=float, default=1, metavar="S", help="before a retry, twice as long each time")
-    parser._option_string_actions["--workers"].help = f"files at once (default: {WORKERS})"
-    parser._option_string_actions["--limit"].help = "only the first N sites"
     return parser
 
 
@@ -162,53 +136,59 @@ def check(args) -> None:
 
 
 def main(args) -> int:
-    compared = {key: value for key, value in vars(args).items() if key not in ("retries", "backoff_s")}
+    from data_prep import sites
+
+    chosen = sites.read_sites(args.data)[: args.limit]
+    patience = ("retries", "backoff_s", "skip_bad")
+    compared = {key: value for key, value in vars(args).items() if key not in patience}
     own = [Path(args.catalog)] if Path(args.catalog).is_file() else []
-    run = runs.Run(Namespace(**compared), [args.data, *own])
+    shapes = [site.geometry_file for site in chosen if site.geometry_file]
+    run = runs.Run(Namespace(**compared), [args.data, *shapes, *own])
+    run.overwrite = args.overwrite or only_sites_changed(run, own)
     if run.finished():
         return runs.DONE
     check(args)
     import warnings
 
-    from data_prep import catalogs, remote, scene_files, sites
+    from data_prep import catalogs, remote
 
     warnings.filterwarnings("ignore", module="pystac_client")
-    chosen = sites.read_sites(args.data)[: args.limit]
     sections = catalogs.read_catalog(args.catalog)
-    grids = {site.name: site.grid for site in chosen}
     stop = runs.StopSignal()
     connection = remote.Connection(args.retries, args.backoff_s)
     workers = WORKERS if args.workers is None else max(1, args.workers)
     try:
         plans = plan_all(chosen, sections, connection, workers, stop, args)
-        disk, moved = scene_files.estimate(plans, grids)
-        counts = ", ".join(f"{sum(plan.kind == kind for plan in plans)} {kind}" for kind in scene_files.BYTES)
-        runs.say(
-            f"{len(plans)} files at {len(chosen)} sites ({counts}): at most {disk / 1e6:.1f} MB on disk, "
-            f"about {moved / 1e6:.1f} MB to move"
-        )
         if args.dry_run:
+            sort_out(plans, chosen, args.out)
             return runs.DONE
-        need_space(args.out, disk)
-        if args.overwrite:
-            shutil.rmtree(args.out / "scenes", ignore_errors=True)
-        run.begin("downloads.jsonl")
-        write_sites(chosen, sections, args.out)
-        return fetch(run, plans, grids, args.out, workers, connection, stop)
+        with alone(args.out):
+            return bring_all(run, plans, chosen, sections, workers, connection, stop, args)
     except remote.ServiceFailure as error:
         runs.say(f"download: {error}")
         return runs.FAILED
 
 
+def only_sites_changed(run, own: list[Path]) -> bool:
+    """Whether the output was made with these arguments and catalogue, but of another sites.csv."""
+    try:
+        before = json.loads((run.out / "args.json").read_text(encoding="utf-8"))
+        same = all(before["inputs"].get(str(path)) == run.inputs[str(path)] for path in own)
+        return before["arguments"] == run.arguments and same and before["inputs"] != run.inputs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def plan_all(chosen, sections: dict, connection, workers: int, stop, args) -> list:
     """Plans of all sites in their order; every collection is checked first."""
     from data_prep import stac
+    from data_prep.threads import in_threads
 
     found = stac.Catalogs(connection)
-    for section in sections.values():
-        found.need_collection(section)
-        if "angles" in section:
-            found.need_collection(section["angles"])
+    needed = [*sections.values(), *(one["angles"] for one in sections.values() if "angles" in one)]
+    for _, outcome in in_threads(found.need_collection, needed, SEARCHES, connection, stop):
+        if outcome is not None:
+            raise outcome
     made = {}
     search = functools.partial(stac.plan_site, sections=sections, catalogs=found, args=args)
     for site, outcome in in_threads(search, chosen, min(workers, SEARCHES), connection, stop):
@@ -220,57 +200,123 @@ def plan_all(chosen, sections: dict, connection, workers: int, stop, args) -> li
     return [plan for site in chosen for plan in made[site.name]]
 
 
+def sort_out(plans: list, chosen: list, out: Path) -> tuple[dict, dict, list, set]:
+    """(all records, those of files that stay, plans to fetch, files to delete), and a sentence about them."""
+    from data_prep import scene_files
+
+    grids = {site.name: site.grid for site in chosen}
+    records = scene_files.recorded(out)
+    kept = scene_files.held(records, out, plans, grids)
+    missing = [plan for plan in plans if plan.path not in kept]
+    dropped = set(records) - {plan.path for plan in plans}
+    disk, moved = scene_files.estimate(missing, grids)
+    counts = ", ".join(f"{sum(plan.kind == kind for plan in plans)} {kind}" for kind in scene_files.BYTES)
+    runs.say(
+        f"{len(plans)} files at {len(chosen)} sites ({counts}): {len(kept)} are there already, "
+        f"{len(missing)} to fetch, {len(dropped)} planned no more; at most {in_words(disk)} on disk, "
+        f"about {in_words(moved)} to move"
+    )
+    return records, kept, missing, dropped
+
+
 def need_space(out: Path, disk: int) -> None:
     place = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if disk * DISK_MARGIN > free:
         raise BadInput(
-            f"{out}: {free / 1e6:.0f} MB are free, up to {disk * DISK_MARGIN / 1e6:.0f} MB are needed; free "
-            "space, choose another --out, or take fewer sites, dates or metres."
+            f"{out}: {in_words(free)} are free, up to {in_words(disk * DISK_MARGIN)} are needed; free space, "
+            "choose another --out, or take fewer sites, dates or metres."
         )
 
 
-def fetch(run, plans: list, grids: dict, out: Path, workers: int, connection, stop) -> int:
-    """Bring what is not held yet, elevation first, so that a site at sea is known before its scenes."""
-    from data_prep.scene_files import bring, held
+def bring_all(run, plans: list, chosen: list, sections: dict, workers: int, connection, stop, args) -> int:
+    """Delete what is planned no more, fetch what is missing, write the result."""
+    from data_prep import scene_files
 
-    records = held(out, plans, grids)
-    missing = [plan for plan in plans if plan.path not in records]
-    missing.sort(key=lambda plan: plan.kind != "dem")
-    if records:
-        runs.say(f"{len(records)} of {len(plans)} files are there already")
-
-    def make(plan):
-        return bring(plan, grids[plan.site], out, connection)
-
-    progress, failed = Progress(len(missing), connection), []
-    with open(out / "downloads.jsonl", "a", encoding="utf-8") as log:
-        for plan, outcome in in_threads(make, missing, workers, connection, stop):
-            if isinstance(outcome, Exception):
-                failed.append(plan.path)
-                runs.say(f"failed: {plan.path}: {outcome}")
-            else:
-                records[plan.path] = outcome
-                log.write(json.dumps(runs.plain(outcome)) + "\n")
-                log.flush()
-            progress.step()
+    out, grids = args.out, {site.name: site.grid for site in chosen}
+    records, kept, missing, dropped = sort_out(plans, chosen, out)
+    if dropped and run.overwrite and not args.overwrite:
+        raise BadInput(
+            f"{args.data}: changed so that {len(dropped)} files of {out} are planned no more, such as "
+            f"{min(dropped)}; pass --overwrite to delete them, or choose another --out."
+        )
+    need_space(out, scene_files.estimate(missing, grids)[0])
+    run.begin()
+    scene_files.drop(dropped, records, out, set(grids))
+    for name in sorted(dropped)[:NAMED]:
+        runs.say(f"{name}: planned no more, deleted" + (", and others" if len(dropped) > NAMED else ""))
+    write_sites(chosen, sections, out)
+    fetched, failed, skipped = fetch(missing, kept, grids, workers, connection, stop, args)
     if failed:
         runs.say(
-            f"{len(failed)} of {len(plans)} files failed: {', '.join(sorted(failed))}; "
-            "the others are there, run the same command again for these."
+            f"{len(failed)} of {len(plans)} files failed: {named(failed)}; "
+            "the others are there, run the same command again for these"
+            + (", or with --skip-bad to do without." if not args.skip_bad else ".")
         )
         return runs.FAILED
-    whole = [record for record in records.values() if "sha256" in record]
-    empty = sorted(record["file"] for record in records.values() if record.get("empty"))
+    for name in skipped:  # nor may the file of an earlier plan stand for it
+        if name in records:
+            (out / name).unlink(missing_ok=True)
+    if skipped:
+        runs.say(f"{len(skipped)} of {len(plans)} files left out: {named(skipped)}; --overwrite asks again.")
+    fetched = [(kept | fetched)[plan.path] for plan in plans if plan.path not in skipped]
+    whole = sorted((record for record in fetched if "sha256" in record), key=lambda record: record["file"])
+    empty = sorted(record["file"] for record in fetched if record.get("empty"))
     for name in empty:
-        runs.say(f"{name}: the pass has no data at the site, left out")
-    listing = "".join(f"{r['file']}\0{r['sha256']}\n" for r in sorted(whole, key=lambda r: r["file"]))
+        runs.say(f"{name}: the pass has no data at the site, or not the orbit state; left out")
+    listing = "".join(f"{record['file']}\0{record['sha256']}\n" for record in whole)
     return run.finish(
-        sites=len(grids), files=len(whole), empty=empty,
+        sites=len(chosen), files=len(whole), empty=empty, skipped=skipped,
+        incomplete=[record["file"] for record in whole if "missing_items" in record],
         bytes=sum(record["bytes"] for record in whole),
-        moved_bytes=sum(source["bytes"] for record in records.values() for source in record["sources"]),
+        moved_bytes=sum(source["bytes"] for record in fetched for source in record["sources"]),
         sha256_of_files=hashlib.sha256(listing.encode()).hexdigest(),
     )  # fmt: skip
+
+
+def named(files: list[str]) -> str:
+    return ", ".join(sorted(files)[:NAMED]) + (", ..." if len(files) > NAMED else "")
+
+
+def fetch(missing: list, kept: dict, grids: dict, workers: int, connection, stop, args):
+    """(records, files that failed, bad files that --skip-bad leaves out) of what is missing.
+
+    Elevation comes first, so that a site at sea is known before its scenes. Radar in other units than the
+    catalogue states ends the run, unless other files have shown that the catalogue is right.
+    """
+    from data_prep.remote import BadFile
+    from data_prep.scene_files import BadUnits, bring
+    from data_prep.threads import Progress, in_threads
+
+    def make(plan):
+        return bring(plan, grids[plan.site], args.out, connection, args.skip_bad)
+
+    missing = sorted(missing, key=lambda plan: plan.kind != "dem")
+    units_known = args.skip_bad or any("/s1/" in name and "sha256" in kept[name] for name in kept)
+    records, failed, skipped, in_a_row = {}, [], [], 0
+    progress, tasks = Progress(len(missing), connection), in_threads(make, missing, workers, connection, stop)
+    with open(args.out / "downloads.jsonl", "a", encoding="utf-8") as log, contextlib.closing(tasks):
+        for plan, outcome in tasks:
+            if not isinstance(outcome, Exception):
+                records[plan.path], in_a_row = outcome, 0
+                units_known |= plan.kind == "s1" and "sha256" in outcome
+                log.write(json.dumps(runs.plain(outcome)) + "\n")
+                log.flush()
+            elif isinstance(outcome, BadUnits) and not units_known:
+                raise BadInput(
+                    f"{plan.path}: {outcome}; the catalogue's [s1] must state what the values of "
+                    f"{plan.section['collection']} are."
+                )
+            else:
+                bad = args.skip_bad and isinstance(outcome, BadFile)
+                (skipped if bad else failed).append(plan.path)
+                in_a_row += not bad
+                runs.say(f"{'left out' if bad else 'failed'}: {plan.path}: {outcome}")
+            progress.step()
+            if in_a_row == GIVE_UP:
+                runs.say(f"{GIVE_UP} failures in a row: gave up, {len(missing) - progress.done} not tried")
+                break
+    return records, failed, sorted(skipped)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ ARCHIVE = "https://archive-api.open-meteo.com/v1/archive"
 CUSTOMER = "https://customer-archive-api.open-meteo.com/v1/archive"
 SOURCE = "Open-Meteo.com historical weather API"
 LICENCE = (
-    "CC BY 4.0 (Open-Meteo.com); ERA5 and ERA5-Land: contains modified Copernicus Climate Change Service data"
+    "CC BY 4.0 (Open-Meteo.com); ERA5 and ERA5-Land: contains modified Copernicus Climate Change Service "
+    "information"
 )
 VARIABLES = (
     "temperature_2m_max", "temperature_2m_min", "temperature_2m_mean", "precipitation_sum", "rain_sum",

@@ -7,27 +7,27 @@ several frames, tiles or bursts, one file.
 import datetime
 import fnmatch
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from data_prep.runs import BadInput
 
-PASS_GAP_S = (
-    600  # frames of one overflight of a site lie seconds apart, overflights of a satellite 98 minutes
-)
+PASS_GAP_S = 600  # frames of one overflight lie seconds apart, overflights of a satellite 98 minutes
 BASELINE_WITH_OFFSET = 4.0  # from 2022-01-25 (Sentinel-2 product specification, PSD 14.9)
 SAFE_ORBIT = re.compile(r"[A-Za-z0-9-]{1,20}")
+SAFE_LETTERS = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass
 class Source:
-    """One asset of one item: where it lies, and what to add to its numbers."""
+    """One asset of one item: where it lies, what to add to its numbers, and the baseline that made them."""
 
     item: str
     asset: str
     url: str
     offset: float = 0
+    baseline: str = ""
 
 
 @dataclass
@@ -40,9 +40,9 @@ class Plan:
     section: dict
     bands: dict[str, list[Source]]
     tags: dict = field(default_factory=dict)
-
-    def sources(self) -> list[Source]:
-        return [source for sources in self.bands.values() for source in sources]
+    orbit_state: str = (
+        ""  # what the file's own tag must say, where the items do not tell and one was asked for
+    )
 
 
 def moment(item: dict) -> datetime.datetime:
@@ -58,15 +58,28 @@ def moment(item: dict) -> datetime.datetime:
     return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
 
 
-def platform(item: dict) -> str:
-    return str(item["properties"].get("platform") or "").lower()
+def named_in_id(item: dict, section: dict) -> dict[str, str]:
+    """What the groups of the section's id_pattern find in the item's id."""
+    match = re.search(section["id_pattern"], item["id"]) if section.get("id_pattern") else None
+    return {name: text for name, text in match.groupdict().items() if text} if match else {}
+
+
+def platform(item: dict, section: dict) -> str:
+    """Such as sentinel-1a, from the properties or the item's id; "" where neither tells."""
+    told = item["properties"].get("platform") or named_in_id(item, section).get("platform") or ""
+    return re.sub(r"^s([12][a-d])$", r"sentinel-\1", str(told).lower())
+
+
+def made(item: dict) -> tuple[str, str]:
+    """When the item was processed, as far as it tells, and its id: of two versions the later is greater."""
+    about = item["properties"]
+    keys = ("s2:generation_time", "processing:datetime", "created")
+    return next((str(about[key]) for key in keys if about.get(key)), ""), item["id"]
 
 
 def track(item: dict, section: dict) -> tuple[str, str]:
     """(relative orbit as three digits or "", orbit state or "") from the properties or the item's id."""
-    about = item["properties"]
-    match = re.search(section["id_pattern"], item["id"]) if section.get("id_pattern") else None
-    named = match.groupdict() if match else {}
+    about, named = item["properties"], named_in_id(item, section)
     orbit = str(about.get("sat:relative_orbit") or named.get("relative_orbit") or "")
     orbit = orbit.zfill(3) if orbit.isdigit() else orbit
     if orbit and not SAFE_ORBIT.fullmatch(orbit):
@@ -79,7 +92,7 @@ def group_passes(items: list[dict], section: dict) -> list[list[dict]]:
     """Items of one platform and track taken within minutes of each other, in order of time."""
     tracks = defaultdict(list)
     for item in items:
-        tracks[(platform(item), *track(item, section))].append(item)
+        tracks[(platform(item, section), *track(item, section))].append(item)
     passes = []
     for members in tracks.values():
         members.sort(key=lambda item: (moment(item), item["id"]))
@@ -98,8 +111,9 @@ def asset_url(item: dict, wanted: str) -> tuple[str, str] | None:
     for key in [wanted] if wanted in assets else sorted(assets):
         url = assets[key].get("href", "")
         name = urlsplit(url).path.rsplit("/", 1)[-1]
-        if key == wanted or fnmatch.fnmatchcase(key, wanted) or fnmatch.fnmatchcase(name, wanted):
-            return (key, url) if urlsplit(url).scheme in ("http", "https") else None
+        meant = key == wanted or fnmatch.fnmatchcase(key, wanted) or fnmatch.fnmatchcase(name, wanted)
+        if meant and urlsplit(url).scheme in ("http", "https"):  # the same file may be there as s3:// too
+            return key, url
     return None
 
 
@@ -115,40 +129,77 @@ def band_sources(items: list[dict], section: dict, offsets: bool = False) -> dic
         for item in items:
             key, url = asset_url(item, wanted)
             offset = optical_offset(item, key, section) if offsets and band != "SCL" else 0
-            bands[band].append(Source(item["id"], key, url, offset))
+            bands[band].append(Source(item["id"], key, url, offset, baseline(item)))
     return bands
+
+
+def with_own_names(plans: list[Plan]) -> list[Plan]:
+    """Plans of one name (two satellites in one second) get the platform into it; still one is a BadInput."""
+    found = Counter(plan.path for plan in plans)
+    for plan in plans:
+        if found[plan.path] > 1:
+            stem, satellite = plan.path.removesuffix(".tif"), SAFE_LETTERS.sub("-", plan.tags["platform"])
+            joint = "-" if plan.tags["relative_orbit"] and plan.kind == "s1" else "_"
+            plan.path = f"{stem}{joint}{satellite}.tif"
+    twice = [path for path, count in Counter(plan.path for plan in plans).items() if count > 1]
+    if twice:
+        raise BadInput(
+            f"{twice[0]}: two passes of {plans[0].section['collection']} would have this name; the "
+            "catalogue's items must tell their platform and relative orbit."
+        )
+    return plans
 
 
 # ---- Sentinel-1 --------------------------------------------------------------------------------------------
 
 
-def radar_plans(site: str, items: list[dict], section: dict, angles: list[dict], wanted) -> list[Plan]:
+def radar_plans(
+    site: str, items: list[dict], section: dict, angles: list[dict], wanted, crs: str = ""
+) -> list[Plan]:
     """One plan a pass. wanted: .orbit_state and .relative_orbit filters, None for any.
 
-    angles: items of the catalogue's static angle layers, taken by track.
+    angles: items of the catalogue's static angle layers, taken by track. An item that does not tell its orbit
+    state passes; its file is asked then.
     """
     refuse_radar_geometry(items, section)
     plans = []
     for members in group_passes(complete(items, section), section):
         orbit, state = track(members[0], section)
-        if wanted.orbit_state and state != wanted.orbit_state:
+        if wanted.orbit_state and state and state != wanted.orbit_state:
             continue
         if wanted.relative_orbit and (not orbit.isdigit() or int(orbit) not in wanted.relative_orbit):
             continue
         when = moment(members[0])
-        bands = band_sources(members, section)
+        bands = band_sources(newest_frames(members, section, crs), section)
         if still := section.get("angles"):
             same = [item for item in complete(angles, still) if track(item, still)[0] == orbit]
             if same:
-                bands |= band_sources(sorted(same, key=lambda item: item["id"]), still)
+                bands |= band_sources(newest_frames(same, still, crs), still)
         name = f"{when:%Y-%m-%dT%H%M%S}" + (f"_{orbit}" if orbit else "")
         tags = {
             "units": section["units"], "backscatter": section["backscatter"],
             "product": section.get("product", section["collection"]), "date": f"{when:%Y-%m-%dT%H:%M:%S}",
-            "platform": platform(members[0]), "relative_orbit": orbit, "orbit_state": state,
+            "platform": platform(members[0], section), "relative_orbit": orbit, "orbit_state": state,
         }  # fmt: skip
-        plans.append(Plan(site, f"scenes/{site}/s1/{name}.tif", "s1", section, bands, tags))
-    return plans
+        unsure = "" if state else wanted.orbit_state or ""
+        plans.append(Plan(site, f"scenes/{site}/s1/{name}.tif", "s1", section, bands, tags, unsure))
+    return with_own_names(plans)
+
+
+def newest_frames(members: list[dict], section: dict, crs: str) -> list[dict]:
+    """Frames of a pass: the site's own zone first, then in order of time, a newer version before an older.
+
+    Of a burst, where the section's id_pattern names it, the newest version alone.
+    """
+    ordered = sorted(members, key=made, reverse=True)
+    ordered.sort(key=lambda item: (zone_of(item) != crs, moment(item).replace(microsecond=0)))
+    bursts, kept = set(), []
+    for item in ordered:
+        burst = named_in_id(item, section).get("burst")
+        if burst is None or burst not in bursts:
+            kept.append(item)
+        bursts.add(burst)
+    return kept
 
 
 def refuse_radar_geometry(items: list[dict], section: dict) -> None:
@@ -200,31 +251,30 @@ def optical_offset(item: dict, key: str, section: dict) -> float:
     )
 
 
-def newest_versions(members: list[dict]) -> list[dict]:
-    """Of a tile that was processed more than once, the version of the highest baseline, then the latest."""
+def tile_of(item: dict) -> str:
+    about = item["properties"]
+    mgrs = [about.get(key) for key in ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")]
+    named = (
+        about.get("s2:mgrs_tile") or about.get("grid:code") or ("-".join(map(str, mgrs)) if all(mgrs) else "")
+    )
+    return str(named).removeprefix("MGRS-") or item["id"]
 
-    def tile(item):
-        about = item["properties"]
-        mgrs = [about.get(key) for key in ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")]
-        named = (
-            about.get("s2:mgrs_tile")
-            or about.get("grid:code")
-            or ("-".join(map(str, mgrs)) if all(mgrs) else "")
-        )
-        return str(named).removeprefix("MGRS-") or item["id"], moment(item).replace(microsecond=0)
 
-    def rank(item):
-        about = item["properties"]
-        made = (
-            about.get("s2:generation_time") or about.get("processing:datetime") or about.get("created") or ""
-        )
-        return baseline(item), str(made), item["id"]
+def best_first(members: list[dict], crs: str) -> list[dict]:
+    """Each tile's highest baseline, those of the site's own zone first; then what older ones may fill.
 
-    best = {}
+    Nothing is dropped: two items of one tile and second may be its halves, received by two ground stations.
+    """
+    newest = {}
     for item in members:
-        if tile(item) not in best or rank(item) > rank(best[tile(item)]):
-            best[tile(item)] = item
-    return sorted(best.values(), key=lambda item: (moment(item), item["id"]))
+        newest[tile_of(item)] = max(newest.get(tile_of(item), ""), baseline(item))
+    ordered = sorted(members, key=made, reverse=True)
+
+    def place(item):
+        older = baseline(item) < newest[tile_of(item)]
+        return older, zone_of(item) != crs, moment(item).replace(microsecond=0), tile_of(item)
+
+    return sorted(ordered, key=place)
 
 
 def zone_of(item: dict) -> str:
@@ -241,26 +291,23 @@ def optical_plans(
     """
     plans = []
     for members in group_passes(complete(items, section), section):
-        members = newest_versions(members)
-        clouds = [item["properties"].get("eo:cloud_cover") for item in members]
+        members = best_first(members, crs)
+        tiles = {tile_of(item): item for item in reversed(members)}.values()  # the first of each
+        clouds = [item["properties"].get("eo:cloud_cover") for item in tiles]
         known = [float(cloud) for cloud in clouds if cloud is not None]
         if known and sum(known) / len(known) > max_cloud_percent:
             continue
         when = min(map(moment, members))
-        members.sort(key=lambda item: (zone_of(item) != crs, moment(item), item["id"]))
         bands = band_sources(members, section, offsets=True)
-        offsets = sorted({source.offset for name, band in bands.items() if name != "SCL" for source in band})
         orbit, state = track(members[0], section)
         tags = {
             "units": "reflectance*10000", "offset": 0,
-            "source_offset": " ".join(f"{offset:g}" for offset in offsets),
-            "processing_baseline": " ".join(sorted({baseline(item) for item in members})),
             "product": section.get("product", section["collection"]), "date": f"{when:%Y-%m-%dT%H:%M:%S}",
-            "platform": platform(members[0]), "relative_orbit": orbit, "orbit_state": state,
+            "platform": platform(members[0], section), "relative_orbit": orbit, "orbit_state": state,
             "cloud_percent": round(sum(known) / len(known), 2) if known else "",
         }  # fmt: skip
         plans.append(Plan(site, f"scenes/{site}/s2/{when:%Y-%m-%dT%H%M%S}.tif", "s2", section, bands, tags))
-    return plans
+    return with_own_names(plans)
 
 
 # ---- land --------------------------------------------------------------------------------------------------

@@ -1,22 +1,26 @@
 """Pixels of remote Cloud Optimized GeoTIFFs on a grid: only the blocks that its window touches are moved."""
 
 import itertools
+import warnings
 
 import numpy as np
 import rasterio
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import reproject
 
 from data_prep import rasters, sar
 from data_prep.rasters import Grid
-from data_prep.remote import RemoteFile, ServiceFailure, without_query
+from data_prep.remote import BadFile, without_query
+from data_prep.remote_file import RemoteFile
 from data_prep.runs import BadInput
 
 NUMBERS = itertools.count()
+# need_map() says it in a sentence. For the whole process: catch_warnings is not safe among threads.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
-def read_on(remote: RemoteFile, grid: Grid, kind: str, nodata: float | None, bands=1):
+def read_on(remote: RemoteFile, grid: Grid, kind: str, nodata: float | None):
     """float32 (H, W) of a remote raster's first band on `grid`, NaN where it has none; how; its file tags.
 
     kind: "class" (nearest), "power" (linear power), "dB" (resampled in linear power) or "level".
@@ -43,7 +47,7 @@ def read_on(remote: RemoteFile, grid: Grid, kind: str, nodata: float | None, ban
     except (RasterioError, ValueError) as error:
         if remote.error:
             raise remote.error from None
-        raise ServiceFailure(f"{without_query(remote.url)}: not a readable GeoTIFF ({error}).") from None
+        raise BadFile(f"{without_query(remote.url)}: not a readable GeoTIFF ({error}).") from None
     if remote.error:
         raise remote.error
     return values, how, tags
@@ -99,25 +103,31 @@ def own_pixels(own: Grid, grid: Grid) -> tuple[int, int] | None:
     return (row, col) if same and abs(shift.c - col) < 0.01 and abs(shift.f - row) < 0.01 else None
 
 
-def block_ranges(source, window: tuple[int, int, int, int]) -> list[tuple[int, int]]:
-    """(start, size) in the file of the first band's blocks that a window touches; sparse blocks have none."""
+def block_ranges(source, window: tuple[int, int, int, int]) -> tuple[list[tuple[int, int]], set[int]]:
+    """(start, size) in the file of the first band's blocks that a window touches; sparse blocks have none.
+
+    And the starts of those in its last row and column of blocks, which the windows after it touch too.
+    """
     row, col, height, width = window
     tall, wide = source.block_shapes[0]
-    ranges = []
-    for y in range(row // tall, (row + height - 1) // tall + 1):
-        for x in range(col // wide, (col + width - 1) // wide + 1):
+    last_y, last_x = (row + height - 1) // tall, (col + width - 1) // wide
+    ranges, again = [], set()
+    for y in range(row // tall, last_y + 1):
+        for x in range(col // wide, last_x + 1):
             found = [
                 source.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", bidx=1) for what in ("OFFSET", "SIZE")
             ]
             if all(found) and int(found[1]):
                 ranges.append((int(found[0]), int(found[1])))
-    return ranges
+                if y == last_y or x == last_x:
+                    again.add(int(found[0]))
+    return ranges, again
 
 
 def read_window(source, remote: RemoteFile, window, nodata: float | None, kind: str) -> np.ndarray:
     """float32 (H, W) of a window (row, col, height, width); its blocks come in as few requests as can be."""
     if not remote.error:
-        remote.fetch_ahead(block_ranges(source, window))
+        remote.fetch_ahead(*block_ranges(source, window))
     values = source.read(1, window=rasters.as_window(window), out_dtype="float32")
     remote.held = []
     if nodata is not None:

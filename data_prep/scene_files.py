@@ -3,7 +3,10 @@
 import contextlib
 import hashlib
 import json
+import re
 import time
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +14,17 @@ import numpy as np
 from data_prep import rasters, runs, sar
 from data_prep.passes import Plan
 from data_prep.rasters import Grid
-from data_prep.remote import Connection, RemoteFile, without_query
+from data_prep.remote import BadFile, Connection, without_query
+from data_prep.remote_file import RemoteFile
 from data_prep.remote_pixels import read_on
 from data_prep.runs import BadInput
 
 BLOCK_PX = 512  # of the sources' COGs, for the estimate of what is moved
 BYTES = {"s1": 4, "s2": 2, "dem": 4, "landcover": 1}  # of a pixel's band on disk
 WINDOW_PX = 2048  # of a file at once, a multiple of the blocks that rasters.write makes
+JUDGED = 1000  # values under which the units of radar are not judged: a sliver may be all city, or all shadow
+SAMPLE = 10_000  # values of a window that are judged
+FILE = re.compile(r"scenes/[A-Za-z0-9][A-Za-z0-9._-]*/(s[12]/[A-Za-z0-9_-]+|dem|landcover)\.tif")
 
 
 def estimate(plans: list[Plan], grids: dict[str, Grid]) -> tuple[int, int]:
@@ -31,14 +38,36 @@ def estimate(plans: list[Plan], grids: dict[str, Grid]) -> tuple[int, int]:
     return disk, moved
 
 
-class Empty(Exception):
-    """A pass without data at the site: what was written of its file is dropped."""
+# ---- one file ----------------------------------------------------------------------------------------------
 
 
-def bring(plan: Plan, grid: Grid, out: Path, connection: Connection) -> dict:
+class NotWanted(Exception):
+    """A pass without data at the site, or of the other orbit: what was written of its file is dropped."""
+
+
+class BadUnits(BadFile):
+    """Radar whose values cannot be in the units that the catalogue states."""
+
+
+@dataclass
+class Reading:
+    """What the windows of a file have shown so far."""
+
+    remotes: dict[tuple[str, int], RemoteFile]  # by band and number of its source
+    tags: dict
+    used: dict[tuple[str, int], str] = field(default_factory=dict)  # how a source's pixels were made
+    lost: dict[str, str] = field(default_factory=dict)  # item that cannot be read -> why
+    holes: bool = False  # whether pixels are missing where a lost item might have had some
+    samples: list[np.ndarray] = field(default_factory=list)  # of radar's values
+    found: bool = False
+
+
+def bring(plan: Plan, grid: Grid, out: Path, connection: Connection, skip_bad: bool = False) -> dict:
     """Read, mosaic and write one file window by window; its record for downloads.jsonl.
 
-    A pass without data leaves a record but no file. Memory depends on WINDOW_PX, not on the site.
+    A pass without data, or of an orbit state that was not asked for, leaves a record but no file. A source
+    that cannot be read is done without where others fill the window; where they do not, it is a BadFile, or
+    with `skip_bad` a file with holes whose tag missing_items says so. Memory depends on WINDOW_PX alone.
     """
     began, path = time.time(), out / plan.path
     remotes = {
@@ -46,34 +75,38 @@ def bring(plan: Plan, grid: Grid, out: Path, connection: Connection) -> dict:
         for band, sources in plan.bands.items()
         for number, source in enumerate(sources)
     }
+    reading = Reading(remotes, dict(plan.tags))
     dtype, nodata = {"s2": (np.uint16, 0), "landcover": (np.uint8, 0)}.get(plan.kind, (np.float32, np.nan))
     path.parent.mkdir(parents=True, exist_ok=True)
-    tags, how, found = dict(plan.tags), {}, False
     record = {"file": plan.path, "planned": planned(plan, grid)}
     try:
         with rasters.window_writer(path, grid, tuple(plan.bands), np.dtype(dtype).name, nodata) as target:
             for row in range(0, grid.height, WINDOW_PX):
                 for col in range(0, grid.width, WINDOW_PX):
                     box = (row, col, min(WINDOW_PX, grid.height - row), min(WINDOW_PX, grid.width - col))
-                    stack = read_mosaic(plan, grid.window(*box), remotes, tags, how)
-                    found |= has_data(plan, stack)
+                    stack = read_mosaic(plan, grid.window(*box), reading)
+                    need_orbit_state(plan, reading)
+                    if reading.holes and not skip_bad:
+                        raise BadFile("; ".join(reading.lost.values()))
+                    look_at(plan, stack, reading)
                     stack = np.nan_to_num(stack.round(), nan=0) if nodata == 0 else stack
                     target.write(stack.astype(dtype), window=rasters.as_window(box))
-            if not found:
-                raise Empty()
-            words = [f"{' '.join(dict.fromkeys(bands))}: {method}" for method, bands in how.items()]
-            tags["resampling"] = "; ".join(words)
-            target.update_tags(
-                **{name: str(value) for name, value in tags.items() if value not in (None, "")}
-            )
-    except Empty:
+            if not reading.found:
+                raise BadFile("; ".join(reading.lost.values())) if reading.lost else NotWanted()
+            need_units(plan, grid, reading)
+            tags = {key: str(value) for key, value in final_tags(plan, reading).items()}
+            target.update_tags(**{key: value for key, value in tags.items() if value})
+    except NotWanted:
         if plan.kind == "dem":
             raise BadInput(
                 f"site {plan.site}: its elevation is zero or missing everywhere, it lies at sea."
             ) from None
+        path.unlink(missing_ok=True)  # of an earlier plan
         record["empty"] = True
     else:
         record |= {"sha256": sha256(path), "bytes": path.stat().st_size}
+    if reading.holes:
+        record["missing_items"] = sorted(reading.lost)
     record["sources"] = [
         {
             "url": without_query(source.url), "item": source.item, "asset": source.asset, "band": band,
@@ -86,40 +119,60 @@ def bring(plan: Plan, grid: Grid, out: Path, connection: Connection) -> dict:
     return {**record, "seconds": time.time() - began}
 
 
-def read_mosaic(plan: Plan, grid: Grid, remotes: dict, tags: dict, how: dict) -> np.ndarray:
-    """float32 (bands, H, W), NaN without data: the first source with data wins. Adds to `tags` and `how`."""
-    planes = []
+def read_mosaic(plan: Plan, grid: Grid, reading: Reading) -> np.ndarray:
+    """float32 (bands, H, W), NaN without data: bands of the same items together, angle layers apart."""
+    together = defaultdict(list)
     for band, sources in plan.bands.items():
-        plane = np.full((grid.height, grid.width), np.nan, np.float32)
-        for number, source in enumerate(sources):
-            nodata, kind = plan.section.get("nodata"), resampling_kind(plan, band)
-            values, method, file_tags = read_on(remotes[band, number], grid, kind, nodata)
-            values += np.float32(source.offset)
-            if plan.kind == "s2" and band != "SCL":
-                values = np.maximum(values, 1)  # zero means no data; the darkest reflectance is 0.0001
-            fill = np.isnan(plane) & ~np.isnan(values)
-            plane[fill] = values[fill]
-            if fill.any():
-                how.setdefault(method, []).append(band)
-            for tag, name in plan.section.get("file_tags", {}).items():
-                tags[tag] = tags.get(tag) or file_tags.get(name, "").lower()
-            if not np.isnan(plane).any():
-                break
-        planes.append(plane)
-    return np.stack(planes)
+        together[tuple(source.item for source in sources)].append(band)
+    return np.concatenate([read_bands(plan, bands, grid, reading) for bands in together.values()])
 
 
-def has_data(plan: Plan, stack: np.ndarray) -> bool:
-    """Whether a window holds anything; radar whose values are not in the stated units is a BadInput."""
-    measured = stack[[band not in rasters.ANGLES for band in plan.bands]]
-    if plan.kind == "s1" and (problem := sar.unit_problem(measured, plan.section["units"])):
-        raise BadInput(
-            f"{plan.path}: {problem}; the catalogue's [s1] must state what the values of "
-            f"{plan.section['collection']} are."
-        )
-    if plan.kind == "dem":
-        return bool(np.nan_to_num(measured).any())
-    return not np.isnan(measured).all()
+def read_bands(plan: Plan, bands: list[str], grid: Grid, reading: Reading) -> np.ndarray:
+    """float32 (bands, H, W). All bands of a pixel are of one source: a mixture was never measured.
+
+    It is the first source that has them all, else the first that has any.
+    """
+    stack = np.full((len(bands), grid.height, grid.width), np.nan, np.float32)
+    parts, lost = [], False  # (source's number, where it has some bands, their values there)
+    for number, source in enumerate(plan.bands[bands[0]]):
+        try:
+            if source.item not in reading.lost:
+                values, how = read_source(plan, bands, number, grid, reading)
+        except BadFile as error:
+            reading.lost[source.item] = str(error)
+        if source.item in reading.lost:
+            lost = True
+            continue
+        seen, open_still = ~np.isnan(values), np.isnan(stack).all(axis=0)
+        whole = seen.all(axis=0) & open_still
+        stack[:, whole] = values[:, whole]
+        if whole.any():
+            reading.used |= how
+        some = seen.any(axis=0) & open_still & ~whole
+        parts.append((how, some, values[:, some]))
+        if not np.isnan(stack).any():
+            return stack
+    for how, some, values in parts:
+        fill = some & np.isnan(stack).all(axis=0)
+        stack[:, fill] = values[:, fill[some]]
+        if fill.any():
+            reading.used |= how
+    reading.holes |= lost
+    return stack
+
+
+def read_source(plan: Plan, bands: list[str], number: int, grid: Grid, reading: Reading):
+    """(float32 (bands, H, W) of one source, how the pixels of each band were made)."""
+    stack, how = np.empty((len(bands), grid.height, grid.width), np.float32), {}
+    for row, band in enumerate(bands):
+        remote, kind = reading.remotes[band, number], resampling_kind(plan, band)
+        stack[row], how[band, number], file_tags = read_on(remote, grid, kind, plan.section.get("nodata"))
+        stack[row] += np.float32(plan.bands[band][number].offset)
+        if plan.kind == "s2" and band != "SCL":
+            stack[row] = np.maximum(stack[row], 1)  # zero means no data; the darkest reflectance is 0.0001
+        for tag, name in plan.section.get("file_tags", {}).items():
+            reading.tags[tag] = reading.tags.get(tag) or file_tags.get(name, "").lower()
+    return stack, how
 
 
 def resampling_kind(plan: Plan, band: str) -> str:
@@ -130,12 +183,53 @@ def resampling_kind(plan: Plan, band: str) -> str:
     return "level"
 
 
-def planned(plan: Plan, grid: Grid) -> str:
-    """A digest of what the file is made of: when it changes, the file is made anew."""
-    wanted = [[b, s.item, without_query(s.url), s.offset] for b, found in plan.bands.items() for s in found]
-    return hashlib.sha256(
-        json.dumps([wanted, plan.tags, str(grid)], sort_keys=True, default=str).encode()
-    ).hexdigest()
+def look_at(plan: Plan, stack: np.ndarray, reading: Reading) -> None:
+    """Note whether a window holds anything, and some of radar's values."""
+    measured = stack[[band not in rasters.ANGLES for band in plan.bands]]
+    values = measured[np.isfinite(measured)]
+    reading.found |= bool(values.any() if plan.kind == "dem" else values.size)
+    if plan.kind == "s1":
+        reading.samples.append(values[:: max(1, values.size // SAMPLE)])
+
+
+def need_units(plan: Plan, grid: Grid, reading: Reading) -> None:
+    """BadUnits where the values of a whole radar file, unless they are few, are not in the stated units."""
+    if plan.kind != "s1":
+        return
+    values = np.concatenate(reading.samples)
+    problem = sar.unit_problem(values, plan.section["units"])
+    if problem and values.size >= min(JUDGED, grid.height * grid.width):
+        raise BadUnits(problem)
+
+
+def need_orbit_state(plan: Plan, reading: Reading) -> None:
+    """Where only the file tells its orbit state: NotWanted for another than was asked for."""
+    if not plan.orbit_state or len(reading.lost) == len(plan.bands["VV"]):
+        return
+    state = reading.tags.get("orbit_state")
+    if not state:
+        raise BadFile(
+            f"neither the items of {plan.section['collection']} nor their files tell the orbit state; "
+            "leave --orbit-state out"
+        )
+    if state != plan.orbit_state:
+        raise NotWanted()
+
+
+def final_tags(plan: Plan, reading: Reading) -> dict:
+    """Tags of a file, with what is told by the sources that were used."""
+    bands = defaultdict(list)
+    for (band, _), method in reading.used.items():
+        bands[method].append(band)
+    words = [f"{' '.join(dict.fromkeys(found))}: {method}" for method, found in bands.items()]
+    tags = {**reading.tags, "resampling": "; ".join(words)}
+    if plan.kind == "s2":
+        used = [plan.bands[band][number] for band, number in reading.used if band != "SCL"]
+        tags["source_offset"] = " ".join(f"{offset:g}" for offset in sorted({one.offset for one in used}))
+        tags["processing_baseline"] = " ".join(sorted({one.baseline for one in used}))
+    if reading.holes:
+        tags["missing_items"] = " ".join(sorted(reading.lost))
+    return tags
 
 
 def sha256(path: Path) -> str:
@@ -143,17 +237,57 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def held(out: Path, plans: list[Plan], grids: dict[str, Grid]) -> dict[str, dict]:
-    """Records of files that are whole and still what is planned; downloads.jsonl keeps those alone."""
+# ---- the records -------------------------------------------------------------------------------------------
+
+
+def planned(plan: Plan, grid: Grid) -> str:
+    """A digest of what the file is made of: when it changes, the file is made anew."""
+    wanted = [
+        [b, s.item, without_query(s.url), s.offset, s.baseline]
+        for b, found in plan.bands.items()
+        for s in found
+    ]
+    reading = {key: plan.section.get(key) for key in ("units", "nodata", "file_tags")}
+    told = [wanted, reading, plan.tags, plan.orbit_state, str(grid)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def recorded(out: Path) -> dict[str, dict]:
+    """Records of downloads.jsonl by file, the last of each; not lines cut by a kill or naming no scene."""
     path, records = out / "downloads.jsonl", {}
-    wanted = {plan.path: planned(plan, grids[plan.site]) for plan in plans}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
-            file = out / record["file"]
-            if wanted.get(record["file"]) != record["planned"]:
-                continue
-            if record.get("empty") or (file.is_file() and file.stat().st_size == record["bytes"]):
+            if FILE.fullmatch(record["file"]):
                 records[record["file"]] = record
-    runs.write_text(path, "".join(json.dumps(record) + "\n" for record in records.values()))
     return records
+
+
+def held(records: dict[str, dict], out: Path, plans: list[Plan], grids: dict[str, Grid]) -> dict[str, dict]:
+    """The records whose files are whole and still what is planned."""
+    kept = {}
+    for plan in plans:
+        record, file = records.get(plan.path, {}), out / plan.path
+        if record.get("planned") == planned(plan, grids[plan.site]) and (
+            record.get("empty") or (file.is_file() and file.stat().st_size == record.get("bytes"))
+        ):
+            kept[plan.path] = record
+    return kept
+
+
+def drop(names: set[str], records: dict[str, dict], out: Path, sites: set[str]) -> None:
+    """Delete recorded files that are planned no more, and what else was written of a site not in `sites`.
+
+    downloads.jsonl keeps the other records. Files that no record names are nobody's to delete.
+    """
+    for name in names:
+        (out / name).unlink(missing_ok=True)
+    for site in {Path(name).parts[1] for name in names} - sites:
+        folder = out / "scenes" / site
+        if not any(path.is_file() and path.name != "site.json" for path in folder.rglob("*")):
+            (folder / "site.json").unlink(missing_ok=True)
+            for place in (folder / "s1", folder / "s2", folder):
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+    kept = [json.dumps(record) + "\n" for name, record in records.items() if name not in names]
+    runs.write_text(out / "downloads.jsonl", "".join(kept))

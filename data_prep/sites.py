@@ -22,7 +22,10 @@ COLUMNS = ("site", "start", "end")
 
 @dataclass(frozen=True)
 class Site:
-    """A row of sites.csv: a place in WGS84 degrees, a period with both ends included, and its 10 m grid."""
+    """A row of sites.csv: a place in WGS84 degrees, a period with both ends included, and its 10 m grid.
+
+    geometry_file: the GeoJSON file beside the table that the grid was made of, if one was.
+    """
 
     name: str
     latitude: float
@@ -30,6 +33,7 @@ class Site:
     start: datetime.date
     end: datetime.date
     grid: Grid
+    geometry_file: Path | None = None
 
     def bbox(self) -> tuple[float, float, float, float]:
         """West, south, east, north in WGS84 degrees."""
@@ -78,7 +82,8 @@ def read_row(path: Path, line: int, row: dict[str, str]) -> Site:
         ) from None
     if end < start:
         raise BadInput(f"{where}: start {start} lies after end {end}; exchange them.")
-    if row.get("geometry"):
+    geometry_file = Path(path).parent / row["geometry"] if row.get("geometry") else None
+    if geometry_file:
         west, south, east, north = geometry_bounds(path, where, row["geometry"])
         latitude, longitude = (south + north) / 2, (west + east) / 2
         need_place(where, latitude, longitude)
@@ -98,7 +103,7 @@ def read_row(path: Path, line: int, row: dict[str, str]) -> Site:
                 f"{where}: half_width_m {half:g}, expected {HALF_WIDTHS_M[0]} to {HALF_WIDTHS_M[1]}."
             )
         grid = square_grid(latitude, longitude, half)
-    site = Site(row["site"], latitude, longitude, start, end, grid)
+    site = Site(row["site"], latitude, longitude, start, end, grid, geometry_file)
     west, _, east, _ = site.bbox()
     if west >= east or east - west > 180:
         raise BadInput(f"{where}: site {site.name} crosses the 180th meridian; make two sites of it.")
@@ -146,7 +151,12 @@ def coordinates(part):
 
 
 def utm(latitude: float, longitude: float) -> CRS:
+    """The UTM zone of a place, with the wide zones of south-west Norway and Svalbard (DMA TM 8358.2)."""
     zone = int((longitude + 180) // 6) % 60 + 1
+    if 56 <= latitude < 64 and 3 <= longitude < 12:
+        zone = 32
+    if latitude >= 72 and 0 <= longitude < 42:
+        zone = 31 + 2 * int((longitude + 3) // 12)  # 31, 33, 35, 37: bounds at 9, 21 and 33 degrees
     return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
 
 

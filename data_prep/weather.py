@@ -147,16 +147,19 @@ def host(args) -> tuple[str, str | None]:
 def main(args) -> int:
     of_result = {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_RESULT}
     files = [Path(word if Path(word).is_file() else word.split("=", 1)[-1]) for word in args.imports]
-    run = runs.Run(argparse.Namespace(**of_result), [args.data, *files])
+    from data_prep.sites import read_sites
+
+    named = read_sites(args.data)
+    shapes = [site.geometry_file for site in named if site.geometry_file]
+    run = runs.Run(argparse.Namespace(**of_result), [args.data, *shapes, *files])
     if run.finished():
         return runs.DONE
     from data_prep import answer_cache, open_meteo, open_meteo_csv
-    from data_prep.sites import read_sites
 
     wanted = list(dict.fromkeys(args.variables or open_meteo.VARIABLES))
     check(args, wanted)
     url, key = host(args)
-    sites = past(args.data, read_sites(args.data))[: args.limit]
+    sites = past(args.data, named)[: args.limit]
     imports = open_meteo_csv.sites_of(args.imports, sites)
     variables = wanted
     if len(imports) == len(sites):

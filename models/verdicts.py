@@ -141,8 +141,11 @@ def too_few(row: dict, worth: float, unit: str) -> dict:
     else:
         word = NOT_SUPPORTED if smallest <= worth else SUPPORTED
     shown = row.get("why_not") or f"{short(smallest)} would show with 80 % power"
+    words = f"{claim}: {word}; {shown}."
+    if smallest is None and word == SUPPORTED:
+        words = f"{row['years']} years are too few to show any trend of snow; it takes {trends.MIN_YEARS}."
     figures = {"smallest": smallest, "worth": worth, "n": row["n"], "unit": unit}
-    return {"claim": claim, "verdict": word, **figures, "in_words": f"{claim}: {word}; {shown}."}
+    return {"claim": claim, "verdict": word, **figures, "in_words": words}
 
 
 def pick(rows: list[dict], **wanted) -> dict | None:

@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from conftest import SHARED, refuse, result, run
 
+from data_prep import climate_figures
+from models import verdicts
+
 JOB = "climate_analysis.py"
 ORIGINAL = SHARED / "original" / "results_df.csv"
 FIGURES = (
@@ -338,3 +341,22 @@ def test_dropped_rows_have_reasons_and_a_southern_site_has_southern_seasons(made
     )
     months = pd.to_datetime(cover["date"]).dt.month.isin([6, 7, 8])
     assert int(winter["n"]) == months.sum()
+
+
+# ---- words and figures of little data ----------------------------------------------------------------------
+
+
+def test_too_few_years_for_any_trend_are_one_plain_sentence():
+    told = verdicts.too_few(
+        {"years": 2, "n": 24, "why_not": "2 years; a trend needs 5 or more"}, 0.36, "km² a decade"
+    )
+    assert told["verdict"] == "supported"
+    assert told["in_words"] == "2 years are too few to show any trend of snow; it takes 5."
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_season_without_a_line_has_no_empty_legend(tmp_path, caplog):
+    bare = {"season": "winter", "years": [2020.1, 2020.2], "values": [1.0, 2.0], "lines": []}
+    fitted = {**bare, "season": "summer", "lines": [("least squares", 0.1, -200.0, {"color": "k"})]}
+    climate_figures.seasonal(tmp_path / "a.png", [bare, fitted], "snow", "title")
+    assert (tmp_path / "a.png").stat().st_size > 0 and "No artists" not in caplog.text

@@ -234,6 +234,11 @@ def test_card_names_sources_licences_and_checksums(world, tmp_path):
     curate(world, tmp_path / "out", "--card", "--limit", 3)
     card = (tmp_path / "out" / "DATASET_CARD.md").read_text()
     assert "Licences: none" in card and "Sources: test" in card and "site-0" in card
+    shutil.copytree(world, tmp_path / "world")
+    for path in (tmp_path / "world").rglob("site.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "licence": ""}))
+    curate(tmp_path / "world", tmp_path / "bare", "--card", "--limit", 3)
+    assert "Licences: not stated." in (tmp_path / "bare" / "DATASET_CARD.md").read_text()
     assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / "out").returncode == 0
 
 

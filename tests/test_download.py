@@ -24,7 +24,17 @@ from rasterio.shutil import copy
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from data_prep import catalogs, download, passes, rasters, remote, remote_pixels, scene_files, sites
+from data_prep import (
+    catalogs,
+    download,
+    passes,
+    rasters,
+    remote,
+    remote_file,
+    remote_pixels,
+    scene_files,
+    sites,
+)
 from data_prep.runs import BadInput
 
 QUICK = ("--workers", 4, "--backoff-s", 0.01)
@@ -63,6 +73,14 @@ def scenes_of(out: Path) -> dict[str, str]:
     """sha256 of every raster of a download, by name: pixels, tags and all."""
     found = sorted((out / "scenes").rglob("*.tif"))
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def triplets_of(out: Path, place: Path) -> dict[str, bytes]:
+    """What curate makes of a download: the table and every raster, by name."""
+    run("curate", "--data", out / "scenes", "--out", place / "triplets", "--workers", 0)
+    found = [path for path in (place / "triplets").rglob("*") if path.suffix in (".tif", ".csv")]
+    assert len(found) > 5
+    return {str(path.relative_to(place)): path.read_bytes() for path in found}
 
 
 @pytest.fixture(scope="session")
@@ -167,14 +185,16 @@ def test_unknown_offset_is_refused_and_can_be_stated():
     )
 
 
-def test_tiles_processed_again_and_clouds():
+def test_newest_version_of_a_tile_comes_first_and_clouds():
     tile = {"platform": "s2a", "s2:mgrs_tile": "32TPT", "eo:cloud_cover": 50}
     old = item("old", "2021-01-10T10:15:00Z", **tile, **{"s2:processing_baseline": "02.14"})
     new = item("new", "2021-01-10T10:15:00Z", **tile, **{"s2:processing_baseline": "05.00"})
     beside = item("beside", "2021-01-10T10:15:14Z", **{**tile, "s2:mgrs_tile": "33TUN", "eo:cloud_cover": 90},
                   **{"s2:processing_baseline": "05.00", "proj:epsg": 32633})  # fmt: skip
     (plan,) = passes.optical_plans("s", [old, new, beside], OPTICAL, "EPSG:32633", 70)
-    assert [(s.item, s.offset) for s in plan.bands["B04"]] == [("beside", -1000), ("new", -1000)]
+    assert [(s.item, s.offset) for s in plan.bands["B04"]] == [
+        ("beside", -1000), ("new", -1000), ("old", 0)
+    ]  # fmt: skip
     assert plan.tags["cloud_percent"] == 70 and plan.path.endswith("2021-01-10T101500.tif")
     assert passes.optical_plans("s", [old, new, beside], OPTICAL, "EPSG:32633", 69.9) == []
 
@@ -248,6 +268,7 @@ def test_a_bad_site_is_one_sentence_before_any_request(tmp_path):
     (tmp_path / "sites.csv").write_text(stac_archive.SITES + "a,46,10,500,2021-03-01,2021-02-01\n")
     where = ("--data", tmp_path / "sites.csv", "--out", tmp_path / "out")
     refuse("download", *where, saying="start 2021-03-01 lies after end 2021-02-01")
+    (tmp_path / "sites.csv").write_text(stac_archive.SITES + stac_archive.ALPS_ROW)
     refuse("download", *where, "--relative-orbit", 0, saying="tracks 1 to 175")
     assert not (tmp_path / "out").exists()
 
@@ -282,7 +303,7 @@ def test_waits_that_a_server_asks_for():
 
 
 def test_space_is_checked_first(tmp_path):
-    with pytest.raises(BadInput, match="MB are needed"):
+    with pytest.raises(BadInput, match="are needed"):
         download.need_space(tmp_path / "a" / "b", 10**18)
     download.need_space(tmp_path, 1000)
 
@@ -388,9 +409,7 @@ def test_second_run_asks_nothing(services, straight):
 
 def test_dry_run_writes_nothing(services, tmp_path):
     done = run("download", *order(tmp_path, services, stac_archive.ALPS_ROW), "--dry-run")
-    assert (
-        "6 files at 1 sites (2 s1, 2 s2, 1 dem, 1 landcover)" in done.stderr and "MB to move" in done.stderr
-    )
+    assert "6 files at 1 sites (2 s1, 2 s2, 1 dem, 1 landcover)" in done.stderr and "to move" in done.stderr
     assert not (tmp_path / "out").exists()
     assert all(place == "stac" for place, *_ in services.faults.seen)
 
@@ -433,6 +452,7 @@ def test_equal_through_faults(services, straight, tmp_path, share):
     faults = services.faults.set(share=share, signed=True, seed=15)
     done = run("download", *order(tmp_path, services, signing="planetary-computer"), "--retries", 12)
     assert scenes_of(tmp_path / "out") == scenes_of(straight) and result(done)["empty"] == []
+    assert triplets_of(tmp_path / "out", tmp_path) == triplets_of(straight, tmp_path / "expected")
     happened = {kind: faults.count(kind) for kind in faults.kinds}
     assert sum(happened.values()) >= 4, happened
     assert share < 0.2 or all(happened.values()), happened
@@ -455,11 +475,11 @@ def start(*words) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def kill_while_reading(services, words, how: int, after_s: float) -> int:
-    """Start, let the first file be asked for, wait, send the signal; the exit code."""
+def kill_while_reading(services, words, how: int, after_s: float, place: str = "files") -> int:
+    """Start, let the first file (or search) be asked for, wait, send the signal; the exit code."""
     seen = len(services.faults.seen)
     child = start(*words)
-    while child.poll() is None and not any(p == "files" for p, *_ in services.faults.seen[seen:]):
+    while child.poll() is None and not any(p == place for p, *_ in services.faults.seen[seen:]):
         time.sleep(0.01)
     time.sleep(after_s)
     child.send_signal(how)
@@ -482,8 +502,8 @@ def test_equal_after_ten_kills(services, straight, tmp_path):
     services.faults.set(signed=True, slow_s=0.05)
     words, chance, whole = order(tmp_path, services, signing="planetary-computer"), random.Random(1), []
     expected = scenes_of(straight)
-    for _ in range(10):
-        code = kill_while_reading(services, words, signal.SIGKILL, chance.uniform(0, 0.6))
+    for place in ("files", "stac", "files", "files", "stac", "files", "files", "stac", "files", "files"):
+        code = kill_while_reading(services, words, signal.SIGKILL, chance.uniform(0, 0.6), place)
         assert code in (-signal.SIGKILL, 0)
         now = scenes_of(tmp_path / "out")
         assert now.items() <= expected.items()  # whole or not there, never broken
@@ -491,6 +511,7 @@ def test_equal_after_ten_kills(services, straight, tmp_path):
     services.faults.set(signed=True)
     done = run("download", *words)
     assert scenes_of(tmp_path / "out") == expected and result(done)["files"] == len(expected)
+    assert triplets_of(tmp_path / "out", tmp_path) == triplets_of(straight, tmp_path / "expected")
     assert not list((tmp_path / "out").rglob("*.tmp"))
     assert whole[0] < len(expected)
 
@@ -511,11 +532,11 @@ def test_files_that_fail_are_named_and_the_rest_is_done(services, straight, tmp_
 
 def test_retry_after_is_obeyed(services, tmp_path):
     connection = remote.Connection(retries=1, backoff_s=0)
-    services.faults.set(share=1, kinds=("429",), retry_after="0.7")
+    services.faults.set(share=1, kinds=("429",), retry_after="1")
     began = time.time()
     with pytest.raises(remote.ServiceFailure, match="answered 429, 2 times"):
         remote.get(connection, f"{services.url}/files/s1/10N/vv.tif", {"Range": "bytes=0-9"})
-    assert 0.7 <= time.time() - began < 5
+    assert 1 <= time.time() - began < 5
 
 
 # ---- keys --------------------------------------------------------------------------------------------------
@@ -531,20 +552,6 @@ def test_missing_key_is_said(services, tmp_path):
     assert {place for place, _, _, had_key in services.faults.seen if had_key} == {"sign"}
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or b"the-secret-key" not in path.read_bytes(), path
-
-
-def test_token_goes_to_named_hosts_only(monkeypatch):
-    section = {"signing": "bearer", "token_env": "A_TOKEN", "token_hosts": ["data.example"]}
-    monkeypatch.setenv("A_TOKEN", "t")
-    connection = remote.Connection()
-    assert remote.Signature(connection, "https://data.example/a", section).headers() == {
-        "Authorization": "Bearer t"
-    }
-    for url in ("https://data.example.evil/a", "https://evil/data.example"):
-        assert remote.Signature(connection, url, section).headers() == {}
-    monkeypatch.delenv("A_TOKEN")
-    with pytest.raises(BadInput, match="set A_TOKEN"):
-        remote.Signature(connection, "https://data.example/a", section).headers()
 
 
 # ---- what cannot be had ------------------------------------------------------------------------------------
@@ -660,7 +667,7 @@ def test_bytes_of_a_small_window(large, tmp_path):
             before = len(log.read_text().splitlines())
             transform = from_origin(600000 + 10 * col, 5300040 - 10 * row, 10, 10)
             grid = rasters.Grid(CRS.from_epsg(32632), transform, 200, 200)
-            with remote.RemoteFile(
+            with remote_file.RemoteFile(
                 remote.Connection(), f"http://127.0.0.1:{port}/B04.tif", {"signing": "none"}
             ) as file:
                 values, how, _ = remote_pixels.read_on(file, grid, "level", None)

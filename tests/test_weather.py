@@ -5,6 +5,7 @@ import json
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_meteo_server import ORIGINAL_PLACE, REASONS, serving
 
-from data_prep import call_budget, degree_days, open_meteo, runs, weather
+from data_prep import answer_cache, call_budget, degree_days, open_meteo, runs, weather
 from data_prep.call_budget import FREE, Budget, charge, close, forecast_s, load, settle, wait_s
 from data_prep.open_meteo import VARIABLES, Service, ServiceError, ask, weight
 
@@ -592,6 +593,61 @@ def test_a_cache_on_a_read_only_disk_serves_offline_and_says_so_otherwise(tmp_pa
             assert here(*words, "--out", tmp_path / "q", "--offline")[0] == 0
         finally:
             subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_geometry_file_that_moved_is_another_input(tmp_path, here):
+    sites = tmp_path / "sites.csv"
+    sites.write_text("site,geometry,start,end\na,a.geojson,2020-01-01,2020-01-31\n")
+    words = ("--data", sites, "--out", tmp_path / "o")
+    with serving() as server:
+        for west, expected in ((7.0, 0), (8.0, 2)):
+            ring = [[west, 46], [west + 0.02, 46], [west + 0.02, 46.02], [west, 46]]
+            (tmp_path / "a.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+            for _ in range(2):
+                code, said = here(*words, "--url", server.url)
+                assert code == expected, said
+    assert "a.geojson" in said and len(server.asked) == 1
+
+
+def test_a_cache_keeps_no_key_even_where_requests_cache_itself_keeps_the_answer(tmp_path):
+    with serving(key="SECRET-123") as server, answer_cache.opened(tmp_path, offline=False) as session:
+        words = {**open_meteo.question(site(), ["rain_sum"], "era5_seamless", "auto"), "apikey": "SECRET-123"}
+        assert session.get(server.url, params=words).status_code == 200
+        assert session.get(server.url, params={**words, "apikey": "OTHER"}).from_cache
+    files = [path.read_bytes() for path in tmp_path.iterdir()]
+    assert any(b"era5_seamless" in content for content in files)
+    assert not any(b"SECRET-123" in content for content in files)
+
+
+def test_offline_reads_what_a_killed_run_left_and_what_another_run_is_writing(tmp_path):
+    """A journal beside the database holds what must be rolled back first; a plain copy would be torn."""
+    path = tmp_path / "answers.sqlite"
+    writer = f"""
+import os, sqlite3
+rows = [(n, "old" * 100) for n in range(2000)]
+held = sqlite3.connect({str(path)!r})
+held.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, v TEXT)")
+held.executemany("INSERT INTO t VALUES (?, ?)", rows)
+held.commit()
+held.execute("PRAGMA cache_size = 5")
+held.execute("UPDATE t SET v = replace(v, 'old', 'new')")
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", writer]).returncode == 9
+    assert path.with_name("answers.sqlite-journal").stat().st_size > 0 and b"newnew" in path.read_bytes()
+    (tmp_path / "copy").mkdir()
+    copy = answer_cache.copied(path, tmp_path / "copy")
+    with contextlib.closing(sqlite3.connect(copy)) as found:
+        assert found.execute("SELECT DISTINCT v FROM t").fetchall() == [("old" * 100,)]
+    with contextlib.closing(sqlite3.connect(path)) as writing:
+        writing.execute("UPDATE t SET v = 'newer' WHERE n = 1")  # begun, not committed
+        copy = answer_cache.copied(path, tmp_path / "copy")
+        with contextlib.closing(sqlite3.connect(copy)) as found:
+            assert found.execute("SELECT count(*) FROM t WHERE v = 'newer'").fetchone() == (0,)
+
+
+def test_licence_is_in_the_words_of_its_owner():
+    assert "contains modified Copernicus Climate Change Service information" in open_meteo.LICENCE
 
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path, here):
