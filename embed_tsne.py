@@ -6,23 +6,28 @@ In: a triplets folder, and a model: sar-rgb (--weights: best.pt of train_sar_rgb
 token and mean of the patches), or statistics, plain figures of the pictures. Or --embeddings, what an earlier
 run wrote. Out: embeddings.parquet (two rows a triplet), projection.png and .pdf (PCA and t-SNE), gap.png and
 .pdf, projection.html (one page that needs no network; hover shows the chips), modality_gap.json, .csv and
-.md: the gap before and after a shift and a rotation, against shuffled pairs, mirrored RGB pictures and random
+.md: the gap before and after a shift and a rotation, against shuffled pairs, moved RGB pictures and random
 weights, on one date of each piece of ground, and the sentence that answers whether it is a translation.
 A stopped run goes on from batches/, which is deleted at the end.
 """
 
 import functools
 import importlib.util
+import math
 import shutil
 import signal
 import sys
 from pathlib import Path
 
-from data_prep import runs
+from data_prep import named_paths, runs
 from data_prep.runs import BadInput
 
 MODELS = ("sar-rgb", "clip", "dinov2", "statistics")
+FROZEN = ("clip", "dinov2")  # families of networks a checkpoint may stand on
 EXTRAS = ("pyarrow", "plotly")  # of requirements-extra.txt
+FITTED = 32  # grounds of val that corrections are fitted on alone; fewer: train as well. A choice
+PERPLEXITY = 30  # of t-SNE, where there are rows enough
+DEFAULTS = {"split": "all", "dates": "all", "compose": "vv", "floor": True}  # with --data
 CHIPS = 600  # pairs that have chips on the page
 KEPT = ("model", "weights_sha256", "compose", "size", "precision")  # what vectors in batches/ depend on
 WRITTEN = ("embeddings.parquet", "projection.png", "projection.pdf", "projection.html", "gap.png", "gap.pdf",
@@ -46,14 +51,9 @@ def stop_at_once() -> None:
 
 def load_encoder(args):
     """The encoder of --model on --device; how the radar becomes a picture is its own, or --compose."""
-    from models import frozen, pair_encoders, training
+    from models import pair_encoders, training
 
-    given = {}
-    for text in args.frozen or ():
-        name, _, path = text.partition("=")
-        if name not in frozen.FAMILIES or not path:
-            raise BadInput(f"--frozen {text}: expected NAME=PATH, NAME one of {', '.join(frozen.FAMILIES)}.")
-        given[name] = path
+    given = named_paths.named_paths(args.frozen, FROZEN, "--frozen")
     try:
         device = training.choose_device(args.device)
     except ValueError as error:
@@ -148,16 +148,18 @@ def write_embeddings(args, encoder, inputs, stop) -> dict:
     return about
 
 
-def floors(args, encoder, inputs, ids: list[str], stop) -> dict:
-    """{"mirrored": (rgb, mirrored rgb), "random": (rgb, sar)} of the triplets `ids`, in their order."""
+def floors(args, encoder, inputs, table: dict, places, stop) -> dict:
+    """{"moved": (rgb, the same moved), "random": (rgb, sar)} of the table's pairs at `places`."""
     import numpy as np
+
+    ids = [table["rows"][k]["id"] for k in places]
 
     place = {name: k for k, name in enumerate(ids)}
     inputs.rows = [row for row in inputs.rows if row["id"] in place]
     key = (*(encoder.about.get(name) for name in KEPT), args.seed)
     found = {}
     for name, function, clouds in (
-        ("mirrored", encoder.embed, ("rgb", "rgb_mirrored")), ("random", encoder.random, ("rgb", "sar"))
+        ("moved", encoder.embed, ("rgb_moved",)), ("random", encoder.random, ("rgb", "sar"))
     ):  # fmt: skip
         if function is None:
             continue
@@ -168,7 +170,7 @@ def floors(args, encoder, inputs, ids: list[str], stop) -> dict:
             where = [place[row["id"]] for row in rows]
             for cloud, values in zip(clouds, kept, strict=True):
                 values[where] = vectors[cloud]
-        found[name] = kept
+        found[name] = [table["rgb"][places], *kept] if name == "moved" else kept
     return found
 
 
@@ -178,8 +180,9 @@ def floors(args, encoder, inputs, ids: list[str], stop) -> dict:
 def choose_measured(rows: list[dict], about: dict, seed: int):
     """(places that are measured, which of them corrections are fitted on or None for folds, how it is said).
 
-    One date of each ground. Of a model that was trained on these splits: fitted on train and val, judged on
-    test, where that has three pairs of two sites.
+    One date of each ground. Sites a checkpoint has seen (about["seen"], hashes of names; of one that does not
+    say, those of train and val) are not judged where three pairs of two other sites are there: corrections
+    are fitted on them, on val alone where it has FITTED grounds of two sites: the net was not trained on it.
     """
     import numpy as np
 
@@ -188,16 +191,36 @@ def choose_measured(rows: list[dict], about: dict, seed: int):
     grounds = [{"id": row["id"], "site": row["ground"], "row": "", "col": ""} for row in rows]
     kept = {row["id"] for row in sar_rgb_pairs.one_per_ground(grounds, seed)}
     places = np.array([k for k, row in enumerate(rows) if row["id"] in kept])
-    splits = np.array([rows[k]["split"] for k in places])
-    tested = [rows[k]["site"] for k, split in zip(places, splits, strict=True) if split == "test"]
-    seen = np.isin(splits, ("train", "val"))
-    if about.get("trained_on_these_splits") and seen.any():
-        if len(tested) >= 3 and len(set(tested)) >= 2 and seen.sum() >= 3:
-            used = seen | (splits == "test")
-            return places[used], seen[used], "judged on split test, corrections fitted on train and val"
-        runs.say("too few pairs in split test: the model is judged on pairs it was trained on")
+    splits, sites = (np.array([rows[k][name] for k in places]) for name in ("split", "site"))
+    hashes = about.get("seen")
+    if not isinstance(hashes, list):
+        seen, judged, where = np.isin(splits, ("train", "val")), splits == "test", "split test"
+        if not about.get("trained_on_these_splits"):
+            seen[:] = False
+        elif seen.any():
+            runs.say("the checkpoint does not say which sites it has seen; taken for it: train and val")
+    else:
+        hashes = set(map(str, hashes))
+        known = {site for site in set(sites) if sar_rgb_pairs.seen_sites([{"site": site}])[0] in hashes}
+        seen = np.array([site in known for site in sites])
+        judged, where = ~seen, f"{len(set(sites[~seen]))} sites the model has not seen"
+        leaked = sorted(set(sites[seen & (splits == "test")]))
+        if leaked:
+            runs.say(
+                f"the model has seen {len(leaked)} of {len(set(sites[splits == 'test']))} sites of split "
+                f"test ({', '.join(leaked[:4])}{', ...' if len(leaked) > 4 else ''}): they are not judged"
+            )
+    if not seen.any():
+        return places, None, "corrections by folds of sites"
+    if judged.sum() < 3 or len(set(sites[judged])) < 2 or seen.sum() < 3:
+        runs.say("too few pairs of sites the model has not seen: it is judged on pairs it was trained on")
         return places, None, "judged on pairs the model was trained on, corrections by folds of sites"
-    return places, None, "corrections by folds of sites"
+    fit, on = seen, "sites it has seen" if isinstance(hashes, set) else "train and val"
+    chosen_by = seen & (splits == "val")
+    if chosen_by.sum() >= FITTED and len(set(sites[chosen_by])) >= 2:
+        fit, on = chosen_by, "val"
+    used = fit | judged
+    return places[used], fit[used], f"judged on {where}, corrections fitted on {on}"
 
 
 def measure(table: dict, places, train, others: dict, path: Path, seed: int) -> dict:
@@ -223,16 +246,19 @@ def project(args, table: dict) -> tuple:
     """(places of the pairs shown, {name: (2 n, 2)}, figures): both clouds in a plane, RGB rows first."""
     import numpy as np
 
+    from data_prep import compose
     from models import gap, projection
 
-    shown = projection.whole_pairs([row["id"] for row in table["rows"]], args.points, args.seed)
+    chosen = {row["id"] for row in compose.sample(table["rows"], args.points // 2, args.seed)}
+    shown = np.array([k for k, row in enumerate(table["rows"]) if row["id"] in chosen])
     both = np.concatenate([gap.unit(table["rgb"]), gap.unit(table["sar"])])
     rows = np.concatenate([shown, shown + len(table["rows"])])
     plane, shares = projection.pca(both)
     both, planes = both[rows], {"PCA": plane[rows]}
     del plane
-    planes["t-SNE"] = projection.tsne(both, args.perplexity, args.seed)
-    figures = {"pairs_shown": len(shown), "perplexity": args.perplexity, "pca_shares": shares}
+    perplexity = choose_perplexity(args, len(table["rows"]))
+    planes["t-SNE"] = projection.tsne(both, perplexity, args.seed)
+    figures = {"pairs_shown": len(shown), "perplexity": perplexity, "pca_shares": shares}
     figures |= {name: projection.trust(both, plane, args.seed) for name, plane in planes.items()}
     return shown, planes, figures
 
@@ -252,15 +278,17 @@ def get_parser():
     add("--weights", metavar="PATH", help=weights)
     frozen = "weights of the frozen network a sar-rgb checkpoint was trained on (default: the hub's)"
     add("--frozen", nargs="+", metavar="NAME=PATH", help=frozen)
-    add("--split", choices=("train", "val", "test", "all"), default="all", help="of triplets")
-    add("--dates", choices=("one", "all"), default="all", help="of each ground that are embedded and shown")
+    add("--split", choices=("train", "val", "test", "all"), help="of triplets (default all)")
+    add("--dates", choices=("one", "all"), help="of each ground that are embedded (default all)")
     add("--sample", type=int, metavar="N", help="only N of the split's triplets, chosen by --seed")
-    add("--compose", choices=("vv", "vh", "vv,vh,ratio"), default="vv", help="radar bands as a picture")
+    add("--compose", choices=("vv", "vh", "vv,vh,ratio"), help="radar bands as a picture (default vv)")
     add("--size", type=int, metavar="PX", help="longer side of what clip and dinov2 see (default: their own)")
     add("--batch", type=int, default=16, metavar="N", help="triplets at once")
-    add("--perplexity", type=float, default=30.0, metavar="X", help="of t-SNE")
+    add("--perplexity", type=float, metavar="X", help=f"of t-SNE (default {PERPLEXITY}, less of few pairs)")
     add("--points", type=int, default=5000, metavar="N", help="rows in the plane, two a pair")
-    add("--no-floor", dest="floor", action="store_false", help="leave out mirrored RGB and random weights")
+    add(
+        "--no-floor", dest="floor", action="store_false", default=None, help="no moved RGB, no random weights"
+    )
     add("--skip-bad", action="store_true", help="leave damaged triplets out, by name, instead of stopping")
     return parser
 
@@ -272,6 +300,15 @@ def check(args) -> None:
         raise BadInput(f"--model is missing; it is one of {', '.join(MODELS)}.")
     if args.embeddings is not None and (args.model or args.weights):
         raise BadInput("--embeddings takes no --model and no --weights: the vectors are there.")
+    given = [name for name in ("split", "dates", "sample", "compose", "limit", "floor", "frozen", "size")
+             if getattr(args, name) is not None]  # fmt: skip
+    if args.embeddings is not None and given:
+        flags = ", ".join({"floor": "--no-floor"}.get(name, f"--{name}") for name in given)
+        raise BadInput(
+            f"--embeddings takes no {flags}: all its rows are measured, and there are no pictures."
+        )
+    for name, value in DEFAULTS.items() if args.data else ():
+        setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
     if args.model == "sar-rgb" and not args.weights:
         raise BadInput("--model sar-rgb needs --weights, a checkpoint of train_sar_rgb.py.")
     if args.model == "statistics" and args.weights:
@@ -295,22 +332,25 @@ def check(args) -> None:
         raise BadInput(f"{' and '.join(lacking)} is missing; install it with {pip}.")
 
 
-def check_perplexity(args, pairs: int) -> None:
-    """Before anything is computed: whether t-SNE can take --perplexity of so many pairs."""
+def choose_perplexity(args, pairs: int) -> float:
+    """--perplexity if t-SNE can take it of so many pairs; without one PERPLEXITY, or less of few pairs."""
     from models import projection
 
     rows = 2 * min(pairs, args.points // 2)
     most = projection.largest_perplexity(rows)
+    if args.perplexity is None:
+        return min(PERPLEXITY, math.floor(most))
     if not 0 < args.perplexity <= most:
         raise BadInput(
             f"--perplexity {args.perplexity:g}: is not above 0, or too large for the {rows} rows that are "
             f"shown: {most:.2f} is the largest possible."
         )
+    return args.perplexity
 
 
 def main(args) -> int:
     check(args)
-    files = [Path(text.partition("=")[2]) for text in args.frozen or ()]
+    files = [Path(path) for path in named_paths.named_paths(args.frozen, FROZEN, "--frozen").values()]
     files += [Path(args.weights)] if args.weights else []
     inputs = runs.triplets_inputs(args.data) if args.data else [args.embeddings]
     run = runs.Run(args, [*inputs, *(path for path in files if path.exists())])
@@ -327,7 +367,7 @@ def main(args) -> int:
     encoder = load_encoder(args)
     check_stop(stop, "loading")
     found, everything, bad = choose_rows(args, encoder, stop)
-    check_perplexity(args, len(found.rows))
+    choose_perplexity(args, len(found.rows))  # before anything is computed
     if args.dry_run:
         runs.say(f"would embed {len(found.rows)} triplets of split {args.split} with {args.model}")
         return runs.DONE
@@ -341,8 +381,7 @@ def main(args) -> int:
         table = embedding_files.read(args.out / "embeddings.parquet")
         by_id = {row["id"]: row for row in found.rows}
         places, train, judged = choose_measured(table["rows"], about, args.seed)
-        ids = [table["rows"][k]["id"] for k in places]
-        others = floors(args, encoder, found, ids, stop) if args.floor else {}
+        others = floors(args, encoder, found, table, places, stop) if args.floor else {}
     except (RuntimeError, MemoryError) as error:
         if not training.is_out_of_memory(error):
             raise
@@ -366,7 +405,7 @@ def from_embeddings(args, run, stop) -> int:
             f"{args.embeddings}: {len(rows)} pairs of {len({row['site'] for row in rows})} sites; at least 3 "
             "pairs of 2 sites are needed to measure a gap."
         )
-    check_perplexity(args, len(rows))
+    choose_perplexity(args, len(rows))
     if args.dry_run:
         runs.say(f"would measure {len(rows)} pairs")
         return runs.DONE
@@ -388,12 +427,14 @@ def report(args, run, table: dict, measured: tuple, others: dict, chips, left_ou
     """Measure, project, write the tables, the figures and the page, say the main numbers."""
     stop_at_once()
     from data_prep import embedding_figures, embedding_page, embedding_words, gap_tables
-    from models import gap
+    from models import gap, gap_verdict
 
-    (places, train, judged), about = measured, table["about"]
+    (places, train, judged), about = measured, dict(table["about"])
+    if isinstance(about.get("seen"), list):
+        about["seen_sites"] = len(about.pop("seen"))  # a line for each site
     found = measure(table, places, train, others, args.embeddings or args.data, args.seed)
     shown, planes, plane_figures = project(args, table)
-    word, sentence = gap.verdict(found["model"])
+    word, sentence = gap_verdict.verdict(found["model"])
     rows, origin = [table["rows"][k] for k in shown], embedding_words.origin(about)
     of = embedding_words.measured(found["model"], judged)
     answer = f"{sentence} By {origin}; {of}."
@@ -403,20 +444,23 @@ def report(args, run, table: dict, measured: tuple, others: dict, chips, left_ou
     title, planes = f"RGB and SAR embeddings: {origin}", embedding_words.named(planes, plane_figures)
     embedding_figures.projection(args.out / "projection.png", rows, planes, title, note)
     embedding_figures.retrieval(
-        args.out / "gap.png", found, gap.TREATMENTS, gap.AT, (gap.NEARLY_NONE, gap.HALF),
+        args.out / "gap.png", found, gap.TREATMENTS, gap.AT, (gap_verdict.NEARLY_NONE, gap_verdict.HALF),
         f"Do pairs find each other? {origin}", f"{of[0].upper()}{of[1:]}. Bars: 95 % over sites.",
     )  # fmt: skip
     pictures = chips([row["id"] for row in rows])
     words = embedding_words.page(title, answer, note, CHIPS if pictures else 0)
     size = embedding_page.write(args.out / "projection.html", rows, planes, pictures, words)
     runs.say(note)
+    if train is not None:
+        norms = [found["model"][name]["norm"] for name in ("gap", "gap_of_fitted")]
+        runs.say(f"length of the gap: {norms[0]:.3f} on the judged pairs, {norms[1]:.3f} on those fitted on")
     runs.say(answer)
     return run.finish(
         verdict=word, sentence=sentence, judged=judged, about=about, pairs=len(table["rows"]),
         pairs_measured=found["model"]["pairs"], sites_measured=found["model"]["sites"],
         gallery=found["model"]["raw"]["sar_to_rgb"]["gallery"],
         projection=plane_figures, chips=len(pictures), page_bytes=size, left_out=left_out,
-        gap=found["model"]["gap"],
+        gap=found["model"]["gap"], gap_of_fitted=found["model"].get("gap_of_fitted"),
         retrieval={t: {way: found["model"][t][way] for way in gap_tables.WAYS} for t in gap.TREATMENTS},
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from data_prep import runs
+from data_prep.named_paths import named_paths
 from data_prep.runs import BadInput
 
 SCRATCH, FROZEN = ("unet", "resnet18", "vit"), ("dinov2", "clip")
@@ -34,105 +35,46 @@ def check_stop(stop) -> None:
         raise runs.Interrupted(f"Stopped by {stop.requested}.")
 
 
-# ---- data --------------------------------------------------------------------------------------------------
-
-
-def load_data(args, stop) -> tuple[dict, dict, tuple[str, ...], list[dict]]:
-    """Pairs of train and val, checked file by file; train's statistics; channels; the manifest's rows."""
-    from data_prep import compose, sar_rgb_pairs, triplets
-    from data_prep.channels import check_channels, need_weather
-
-    manifest = triplets.read_manifest(args.data)
-    default = "grey" if manifest.pictures else "vv,vh"
-    if args.sar_encoder in FROZEN and not manifest.pictures:
-        default = ",".join(compose.COMPOSE[args.compose])
-    channels = check_channels(tuple((args.bands or default).split(",")))
-    need_weather(channels, None, f"--bands {args.bands}")
-    data = {}
-    for split in ("train", "val"):
-        chosen = data[split] = manifest.of(split)
-        chosen.rows = chosen.rows[: args.limit]
-        found = {}
-        if chosen.rows:
-            look = functools.partial(check_stop, stop)
-            found = sar_rgb_pairs.inspect(chosen, channels, args.skip_bad, f"reading {split}", look)
-        if split == "train":
-            statistics = found
-            if not chosen.rows:
-                raise BadInput(
-                    f"{args.data}: no triplet in split 'train'; assign them with python -m data_prep.split."
-                )
-    rows = manifest.rows
-    manifest.rows = data["train"].rows + data["val"].rows
-    manifest.common("backscatter")
-    return data, statistics, channels, rows
-
-
-# ---- frozen encoders ---------------------------------------------------------------------------------------
+# ---- net ---------------------------------------------------------------------------------------------------
 
 
 def encoders(args) -> dict[str, str]:
     return {"sar": args.sar_encoder, "rgb": args.rgb_encoder}
 
 
-def load_frozen(args, device) -> dict:
-    """The frozen networks in use, by "sar" and "rgb"."""
-    if not args.weights and not set(encoders(args).values()) & set(FROZEN):
+def load_frozen(args, given: dict, device) -> dict:
+    """The frozen networks in use, by "sar" and "rgb"; given: {family: weights}."""
+    if not given and not set(encoders(args).values()) & set(FROZEN):
         return {}
     from models import frozen
 
     try:
-        return frozen.load(encoders(args), args.weights or [], args.seed, device, runs.say)
+        return frozen.load(encoders(args), given, args.seed, device, runs.say)
     except ValueError as error:
         raise BadInput(f"{error}.") from None
 
 
-def frozen_features(args, task, frozen: dict, contract, rows, turns: int, everything, stop) -> dict:
-    """{"sar" or "rgb": float32 (n, turns, F)} of the rows, by the frozen networks there are."""
-    found, rank, ranks = {}, task["rank"], task["ranks"]
-    for name, backbone in frozen.items():
-        from data_prep import compose, frozen_features
-        from models import frozen as frozen_models
-        from models import training
-
-        limits = None
-        if name == "sar":
-            scenes = {compose.scene_key(row) for row in rows}
-            siblings = [row for row in everything if compose.scene_key(row) in scenes]
-            limits = compose.scene_limits(
-                siblings, compose.COMPOSE[args.compose], [] if args.skip_bad else None
-            )
-        dtype = task["dtype"]
-        encode = functools.partial(frozen_models.features, backbone, dtype=dtype)
-        about = (contract[f"{name}_encoder"]["sha256"], backbone.size, str(dtype))
-        work = (name, args.compose, limits, turns, encode, about, args.cache or args.out / "features")
-        look = functools.partial(check_stop, stop)
-        if ranks > 1 and rows[rank::ranks]:  # each process computes its share, then all read all of them
-            frozen_features.features(rows[rank::ranks], *work, look)
-        training.wait_for_processes()
-        found[name] = frozen_features.features(rows, *work, look)
-    return found
-
-
-def contract_of(args, chosen, statistics: dict, channels, size: int, frozen: dict) -> dict:
-    """What a checkpoint says of its input, so that whoever embeds with it gives the same."""
-    from data_prep import triplets
-    from data_prep.channels import planes_by_file
-
-    row, contract = chosen.rows[0], {"bands": list(channels), **statistics, "tile": size}
-    contract |= {
-        "units": "8-bit" if chosen.pictures else "dB", "backscatter": chosen.common("backscatter"),
-        "speckle": triplets.speckle_of(row), "origin": triplets.origin(chosen.rows),
-        "reference": triplets.reference_of(row) if "ref" in planes_by_file(channels) else [],
-    }  # fmt: skip
-    contract |= {f"{name}_encoder": {"name": kind} for name, kind in encoders(args).items()}
+def say_encoders(args, frozen: dict) -> dict:
+    """What the contract holds of both encoders."""
+    about = {f"{name}_encoder": {"name": kind} for name, kind in encoders(args).items()}
     if frozen:
         from models import frozen as frozen_models
 
-        contract |= {f"{name}_encoder": frozen_models.about(net) for name, net in frozen.items()}
+        about |= {f"{name}_encoder": frozen_models.about(net) for name, net in frozen.items()}
     if "sar" in frozen:
-        contract["sar_encoder"]["compose"] = args.compose
-    return contract
+        about["sar_encoder"]["compose"] = args.compose
+    return about
+
+
+def networks_of(frozen: dict, contract: dict, dtype) -> dict:
+    """{name: (function of pictures, what its result depends on)} for data_prep.frozen_features."""
+    found = {}
+    for name, net in frozen.items():
+        from models import frozen as frozen_models
+
+        about = (contract[f"{name}_encoder"]["sha256"], net.size, str(dtype))
+        found[name] = functools.partial(frozen_models.features, net, dtype=dtype), about
+    return found
 
 
 def build_net(args, bands: int, frozen: dict):
@@ -151,71 +93,18 @@ def build_net(args, bands: int, frozen: dict):
 # ---- learning ----------------------------------------------------------------------------------------------
 
 
-def ready(task, name: str, batch):
-    """A batch of pictures normalised, or of features as they are, on the device."""
-    import torch
-
-    from models import training
-
-    batch = batch.to(task["device"], non_blocking=True)
-    if batch.ndim == 2:
-        return batch
-    return training.normalise(batch, *task[name]).contiguous(memory_format=torch.channels_last)
-
-
-def optimise(learner, task, args, sar, rgb, step: int, stopping: bool) -> tuple[float, bool]:
-    """One step on this process's share of a batch; returns its loss, and whether any process is to stop.
-
-    The net stays as it is if the loss is not finite.
-    """
-    import torch
-
-    from models import sar_rgb, training
-
-    with training.autocast(learner.device, learner.dtype):
-        sar, rgb, scale = task["forward"](ready(task, "sar", sar), ready(task, "rgb", rgb))
-    everything = training.rows_of_processes(sar), training.rows_of_processes(rgb)
-    loss = sar_rgb.info_nce(sar, rgb, scale, task["rank"] * len(sar), everything)
-    if args.alignment:
-        loss = loss + args.alignment * sar_rgb.alignment(sar, rgb)
-    if args.uniformity:
-        loss = loss + args.uniformity * sum(map(sar_rgb.uniformity, everything)) / 2
-    learner.scaler.scale(loss).backward()
-    said = torch.stack([loss.detach(), torch.tensor(float(stopping), device=loss.device)])
-    value, stopping = training.mean_of_processes(said).tolist()
-    if math.isfinite(value):
-        learner.step(step)
-    return value, stopping > 0
-
-
-def evaluate(learner, task, args, batches) -> dict:
-    """models.pair_scores of the averaged net on the judged pairs."""
-    import torch
-
-    from models import pair_scores, training
-
-    net, sars, rgbs = learner.average.net, [], []
-    with torch.inference_mode():
-        for sar, rgb, _ in batches:
-            with training.autocast(learner.device, learner.dtype):
-                sar, rgb, scale = net(ready(task, "sar", sar), ready(task, "rgb", rgb))
-            sars.append(sar.cpu())
-            rgbs.append(rgb.cpu())
-    try:
-        found = pair_scores.scores(torch.cat(sars), torch.cat(rgbs), scale.item(), args.batch, args.seed)
-    except ValueError as error:
-        raise SystemExit(f"train_sar_rgb.py: {error}; lower --learning-rate or pass --amp off.") from None
-    return {"judged_on": task["judged_on"], **found}
-
-
 def train_one_epoch(learner, task, args, batches, progress, stop, save_last) -> dict:
     """Go through the rest of the epoch; returns mean loss, and the share of time spent waiting for data."""
+    from models import sar_rgb_steps
+
     learner.net.train()
     began = mark = said = time.time()
     waited, first = 0.0, progress["step"]
     for sar, rgb, _ in itertools.islice(batches, task["steps_per_epoch"] - progress["batch"]):
         waited += time.time() - mark
-        loss, stopping = optimise(learner, task, args, sar, rgb, progress["step"], bool(stop.requested))
+        loss, stopping = sar_rgb_steps.optimise(
+            learner, task, sar, rgb, progress["step"], bool(stop.requested)
+        )
         if not math.isfinite(loss):
             raise SystemExit(
                 f"train_sar_rgb.py: loss is {loss} at step {progress['step']}; stopped before it could spoil "
@@ -256,13 +145,14 @@ def fit(args, run, learner, task, sets, contract, stop) -> dict:
     import torch
 
     from data_prep import batches, sar_rgb_curves, sar_rgb_pairs
-    from models import training
+    from models import sar_rgb_steps, training
 
     rank, ranks = task["rank"], task["ranks"]
+    plan = {"batch": args.batch, "epochs": args.epochs, "seed": args.seed}
     start = next((path for path in (args.out / "last.pt", args.resume) if path and path.exists()), None)
     progress = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "best": {"epoch": -1}}
     if start:
-        progress = resume(learner, start, contract)
+        progress = resume(learner, start, contract, plan)
     training.wait_for_processes()  # nobody writes before all have read
     records = []
     if rank == 0:
@@ -274,7 +164,7 @@ def fit(args, run, learner, task, sets, contract, stop) -> dict:
         records = run.cut_log(lambda record: record["epoch"] < progress["epoch"])
 
     def save(name, **more):
-        more |= {"seed": args.seed, "best": progress["best"]}
+        more |= {"seed": args.seed, "plan": plan, "best": progress["best"]}
         more |= {"epoch": progress["epoch"], "step": progress["step"]}
         path = args.out / name
         with runs.atomic(path) as temporary, runs.disk_errors(path, RuntimeError):
@@ -300,7 +190,13 @@ def fit(args, run, learner, task, sets, contract, stop) -> dict:
         record = train_one_epoch(learner, task, args, train_batches, progress, stop, save_last)
         progress |= {"epoch": epoch + 1, "batch": 0, "loss_sum": 0.0}
         if rank == 0:
-            record |= evaluate(learner, task, args, judged_batches)
+            try:
+                found = sar_rgb_steps.evaluate(learner, task, judged_batches)
+            except ValueError as error:
+                raise SystemExit(
+                    f"train_sar_rgb.py: {error}; lower --learning-rate or pass --amp off."
+                ) from None
+            record |= {"judged_on": task["judged_on"], **found}
             improved = better(record, progress["best"])
             if improved:
                 progress["best"] = {"epoch": epoch, **record}
@@ -335,15 +231,18 @@ def say_epoch(args, record: dict, improved: bool) -> None:
     )
 
 
-def resume(learner, path: Path, contract: dict) -> dict:
-    """Load a last.pt into the learner and return the progress it stands at."""
+def resume(learner, path: Path, contract: dict, plan: dict) -> dict:
+    """Load a last.pt of this contract and plan into the learner and return the progress it stands at."""
     from models import training
 
     try:
         saved = training.load_checkpoint(path, learner.device, model="sar-rgb")
-        if saved["contract"] != contract or "progress" not in saved:
+        of_old = {"seen": contract["seen"]}  # which checkpoints lacked
+        if of_old | saved["contract"] != contract or "progress" not in saved:
             raise training.CheckpointError(f"{path}: was trained on other data, bands or encoders")
+        training.check_plan(saved, plan, path)
         learner.load(saved)
+        learner.net.bound_scale()
     except training.CheckpointError as error:
         raise BadInput(f"{error}; pass --overwrite to start anew.") from None
     except (KeyError, RuntimeError, ValueError) as error:
@@ -426,8 +325,9 @@ def check(args) -> None:
 
 
 def main(args) -> int:
-    files = [Path(text.partition("=")[2]) for text in args.weights or ()]
-    run = runs.Run(args, [*runs.triplets_inputs(args.data), *(path for path in files if path.exists())])
+    given = named_paths(args.weights, FROZEN, "--weights")
+    files = [Path(path) for path in given.values() if Path(path).exists()]
+    run = runs.Run(args, [*runs.triplets_inputs(args.data), *files])
     with contextlib.ExitStack() as silence:
         if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one speaks
             nowhere = silence.enter_context(open(os.devnull, "w"))
@@ -436,14 +336,14 @@ def main(args) -> int:
         if run.finished():
             return runs.DONE
         check(args)
-        return train(args, run, runs.StopSignal())
+        return train(args, run, given, runs.StopSignal())
 
 
-def train(args, run, stop) -> int:
+def train(args, run, given: dict, stop) -> int:
     """Check the input, build the net, train it, write the result."""
     import torch
 
-    from data_prep import sar_rgb_pairs, triplets
+    from data_prep import compose, frozen_features, sar_rgb_input, sar_rgb_pairs, triplets
     from models import training
     from models.unet import count_parameters
 
@@ -457,8 +357,12 @@ def train(args, run, stop) -> int:
         raise BadInput(f"{error}.") from None
     rank, ranks, device = training.join_processes(device)
     dtype = training.choose_precision(device, args.amp)
-    frozen = load_frozen(args, device)
-    data, statistics, channels, everything = load_data(args, stop)
+    frozen = load_frozen(args, given, device)
+    look = functools.partial(check_stop, stop)
+    bands = args.bands
+    if args.sar_encoder in FROZEN and not triplets.read_manifest(args.data).pictures:
+        bands = ",".join(compose.COMPOSE[args.compose])
+    data, contract, everything = sar_rgb_input.load(args.data, bands, args.limit, args.skip_bad, look)
     rows = data["train"].rows
     steps_per_epoch = sar_rgb_pairs.check_batches(rows, args.batch, ranks)
     judged = sar_rgb_pairs.one_per_ground(data["val"].rows, args.seed)
@@ -470,9 +374,18 @@ def train(args, run, stop) -> int:
         max(max(triplets.picture_size(row)) for row in part) for part in (rows, judged)
     )
     size = args.crop or min(256, largest)
-    contract = contract_of(args, data["train"], statistics, channels, size, frozen)
+    contract |= {"tile": size, **say_encoders(args, frozen)}
+    channels = contract["bands"]
     torch.manual_seed(args.seed)
     net = build_net(args, len(channels), frozen)
+    if ranks > 1 and training.has_batch_norm(net):
+        if device.type == "cuda":
+            net = training.norms_over_processes(net)
+        else:
+            runs.say(
+                f"batch norms see the pairs of one process, {args.batch // ranks} of {args.batch}: on "
+                f"{device.type} torch cannot share them; --norm group of unet encoders needs no sharing"
+            )
     steps = steps_per_epoch * args.epochs
     warm_up = max(1, round(args.warm_up * steps))
     learner = training.Learner(
@@ -480,13 +393,14 @@ def train(args, run, stop) -> int:
     )
     forward = torch.nn.parallel.DistributedDataParallel(net) if ranks > 1 else net
     task = {
-        "device": device, "dtype": dtype, "rank": rank, "ranks": ranks, "steps_per_epoch": steps_per_epoch,
+        "rank": rank, "ranks": ranks, "steps_per_epoch": steps_per_epoch,
         "forward": torch.compile(forward) if args.compile else forward, "judged_on": judged_on,
+        "batch": args.batch, "seed": args.seed, "alignment": args.alignment, "uniformity": args.uniformity,
         # no more pixels than in training
         "judged_batch": max(1, args.batch // ranks * size**2 // max(largest_judged, size) ** 2),
     }  # fmt: skip
     for name, prefix in (("sar", ""), ("rgb", "rgb_")):
-        task[name] = [torch.tensor(statistics[f"{prefix}{what}"], device=device) for what in ("mean", "std")]
+        task[name] = [torch.tensor(contract[f"{prefix}{what}"], device=device) for what in ("mean", "std")]
     runs.say(
         f"SAR ({args.sar_encoder}) and RGB ({args.rgb_encoder}), {count_parameters(net) / 1e6:.2f} M "
         f"parameters to train on {device.type}, {dtype or torch.float32}; {len(rows)} pairs train, "
@@ -501,15 +415,20 @@ def train(args, run, stop) -> int:
     outcome = None
     try:
         turns = sar_rgb_pairs.TURNS if args.augment else 1
+        networks = networks_of(frozen, contract, dtype)
+        kept = args.cache or args.out / "features"
+        among = {"rank": rank, "ranks": ranks, "wait": training.wait_for_processes}
         vectors = [
-            frozen_features(args, task, frozen, contract, *part, everything, stop)
-            for part in ((rows, turns), (judged, 1))
+            frozen_features.of_both(
+                part, everything, networks, args.compose, args.skip_bad, turned, kept, look, **among
+            )
+            for part, turned in ((rows, turns), (judged, 1))
         ]
-        keep = 4 * (len(channels) + 3) * largest**2 * len(rows) * max(1, args.workers) <= KEPT_BYTES
+        keep = sar_rgb_pairs.which_fit([rows, judged], channels, KEPT_BYTES // max(1, args.workers))
         change = (size, args.seed, args.augment, args.gain_db)
         sets = {
-            "train": sar_rgb_pairs.SarRgbPairs(rows, channels, *change, vectors[0], keep),
-            "judged": sar_rgb_pairs.SarRgbPairs(judged, channels, features=vectors[1], keep=keep),
+            "train": sar_rgb_pairs.SarRgbPairs(rows, channels, *change, vectors[0], keep[0]),
+            "judged": sar_rgb_pairs.SarRgbPairs(judged, channels, features=vectors[1], keep=keep[1]),
         }
         outcome = fit(args, run, learner, task, sets, contract, stop)
     except (RuntimeError, MemoryError) as error:
@@ -526,8 +445,9 @@ def train(args, run, stop) -> int:
         split: {"pairs": len(part.rows), "grounds": len({sar_rgb_pairs.ground(row) for row in part.rows})}
         for split, part in data.items()
     }
+    said = {name: value for name, value in contract.items() if name != "seen"}  # a line for each site
     return run.finish(
-        **outcome, parameters=count_parameters(net), contract=contract, data=counts, processes=ranks,
+        **outcome, parameters=count_parameters(net), contract=said, data=counts, processes=ranks,
         batch=len(rows) // steps_per_epoch, left_out=data["train"].bad + data["val"].bad,
         precision=str(dtype or torch.float32), device=str(device),
     )  # fmt: skip

@@ -146,11 +146,12 @@ def fit(args, run, learner, task, data, contract) -> dict:
     from models import training
 
     stop = runs.StopSignal()
+    plan = {"batch": args.batch, "epochs": args.epochs, "seed": args.seed}
     start = next((path for path in (args.out / "last.pt", args.resume) if path and path.exists()), None)
     nothing = {"epoch": -1, "iou": None, "loss": None, "threshold": 0.5, "val": None}
     progress = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "best": nothing}
     if start:
-        progress = resume(learner, start, contract)
+        progress = resume(learner, start, contract, plan)
         for name in ("best.pt", "log.jsonl"):
             source = start.parent / name
             if source.exists() and not (args.out / name).exists():  # --resume from another folder
@@ -160,7 +161,8 @@ def fit(args, run, learner, task, data, contract) -> dict:
 
     def save(name, **more):
         best = progress["best"]
-        more |= {"seed": args.seed, "best": best, "epoch": progress["epoch"], "step": progress["step"]}
+        more |= {"seed": args.seed, "plan": plan, "best": best}
+        more |= {"epoch": progress["epoch"], "step": progress["step"]}
         state = training.checkpoint(learner.net, contract, args.target, best["threshold"], **more)
         path = args.out / name
         with runs.atomic(path) as temporary, runs.disk_errors(path, RuntimeError):
@@ -221,14 +223,15 @@ def say_epoch(args, record: dict, improved: bool) -> None:
     )
 
 
-def resume(learner, path: Path, contract: dict) -> dict:
-    """Load a last.pt into the learner and return the progress it stands at."""
+def resume(learner, path: Path, contract: dict, plan: dict) -> dict:
+    """Load a last.pt of this contract and plan into the learner and return the progress it stands at."""
     from models import training
 
     try:
         saved = training.load_checkpoint(path, learner.device)
         if saved["contract"] != contract or "progress" not in saved:
             raise training.CheckpointError(f"{path}: was trained on other data or bands")
+        training.check_plan(saved, plan, path)
         learner.load(saved)
     except training.CheckpointError as error:
         raise BadInput(f"{error}; pass --overwrite to start anew.") from None
@@ -279,8 +282,11 @@ def out_of_memory(args, bands: int, size: int) -> str:
     return f"train_unet.py: out of memory with {at_a_time} images of {size} px at a time; {advice}."
 
 
-def take_init(net, path: Path, channels) -> int:
-    """Start the net from what fits of a U-Net or of a SAR-RGB model's radar encoder; returns how much."""
+def take_init(net, path: Path, contract: dict) -> int:
+    """Start the net from what fits of a U-Net, or from a SAR-RGB model's radar encoder; returns how much.
+
+    The encoder must be of the net's width, depth and norm, and have read what the net reads.
+    """
     from models import sar_rgb, training
 
     try:
@@ -290,17 +296,17 @@ def take_init(net, path: Path, channels) -> int:
         given = sar_rgb.load(path)[0].unet_encoder()
     except ValueError as error:  # a CheckpointError is one
         raise BadInput(f"--init {path}: {str(error).removeprefix(f'{path}: ')}.") from None
-    bands = ",".join(state["contract"]["bands"])
-    if bands != ",".join(channels):
-        raise BadInput(f"--init {path}: its radar encoder reads bands {bands}, not {','.join(channels)}.")
-    own = net.state_dict()
-    if not any(
-        own[name].shape == value.shape for name, value in given.items() if value.ndim > 1 and name in own
-    ):
-        width, own = state["arguments"]["width"], net.arguments["width"]
-        raise BadInput(
-            f"--init {path}: nothing of its radar encoder, width {width}, fits; here --width is {own}."
-        )
+    for name in ("bands", "units", "backscatter"):
+        theirs, own = state["contract"][name], contract[name]
+        if theirs != own:
+            theirs, own = (",".join(x) if name == "bands" else x for x in (theirs, own))
+            raise BadInput(f"--init {path}: its radar encoder reads {name} {theirs}, not {own}.")
+    for name in ("width", "depth", "norm"):
+        theirs, own = state["arguments"][name], net.arguments[name]
+        if theirs != own:
+            raise BadInput(
+                f"--init {path}: its radar encoder has {name} {theirs}, not {own}; pass --{name} {theirs}."
+            )
     return training.take_weights(net, {"weights": given})
 
 
@@ -422,12 +428,23 @@ def main(args) -> int:
     steps_per_epoch = len(batches.shuffled(len(rows), args.batch, 0, 0))
     weight = {"none": 1.0, "balanced": min(100.0, max(0.01, train["snow_free"] / max(1, train["snow"])))}
 
+    contract = {
+        "bands": list(channels),
+        "units": "8-bit" if data["train"].pictures else "dB",
+        "backscatter": data["train"].common("backscatter"),
+        "mean": train["mean"],
+        "std": train["std"],
+        "tile": size,
+        "speckle": triplets.speckle_of(rows[0]),
+        "reference": triplets.reference_of(rows[0]) if "ref" in planes_by_file(channels) else [],
+    }
+
     training.use_huge_pages()
     training.keep_memory()
     torch.manual_seed(args.seed)
     net = UNet(len(channels), args.width, args.depth, args.norm)
     if args.init:
-        taken = take_init(net, args.init, channels)
+        taken = take_init(net, args.init, contract)
         runs.say(f"{taken} of {len(net.state_dict())} tensors start from {args.init}")
     steps = steps_per_epoch * args.epochs
     warm_up = max(1, round(args.warm_up * steps))
@@ -445,16 +462,6 @@ def main(args) -> int:
         "forward": torch.compile(net) if args.compile else net,
         "snow_weight": weight.get(args.snow_weight) or float(args.snow_weight),
         **{name: torch.tensor(train[name], device=device, dtype=torch.float32) for name in ("mean", "std")},
-    }
-    contract = {
-        "bands": list(channels),
-        "units": "8-bit" if data["train"].pictures else "dB",
-        "backscatter": data["train"].common("backscatter"),
-        "mean": train["mean"],
-        "std": train["std"],
-        "tile": size,
-        "speckle": triplets.speckle_of(rows[0]),
-        "reference": triplets.reference_of(rows[0]) if "ref" in planes_by_file(channels) else [],
     }
     runs.say(
         f"U-Net of {count_parameters(net) / 1e6:.2f} M parameters on {device.type}, "

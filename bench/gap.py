@@ -28,10 +28,10 @@ import numpy as np  # noqa: E402
 from data_prep import embedding_files, runs  # noqa: E402
 from models import gap  # noqa: E402
 
-SITES, BATCH = 200, 5000
+BATCH = 5000
 
 
-def write(path: Path, pairs: int, dimensions: int) -> None:
+def write(path: Path, pairs: int, dimensions: int, sites: int) -> None:
     """Pairs that share half of their variance, SAR shifted along the first axis."""
     random = np.random.default_rng(0)
     with embedding_files.write(path, dimensions, {"model": "made for a bench"}) as add:
@@ -41,7 +41,7 @@ def write(path: Path, pairs: int, dimensions: int) -> None:
             sar[:, 0] += 5
             row = {"date": "", "split": "", "col": "0", "snow_fraction": ""}
             numbers = range(start, start + count)
-            rows = [{"id": f"t{k}", "site": f"s{k % SITES}", "row": str(k), **row} for k in numbers]
+            rows = [{"id": f"t{k}", "site": f"s{k % sites}", "row": str(k), **row} for k in numbers]
             add(rows, shared + rgb, shared + sar)
 
 
@@ -78,13 +78,14 @@ def main() -> int:
     )
     parser.add_argument("--pairs", type=int, nargs="+", default=[25_000, 50_000, 100_000])
     parser.add_argument("--dimensions", type=int, default=512)
+    parser.add_argument("--sites", type=int, default=200, help="0: as many as pairs")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for pairs in args.pairs:
             path = Path(folder, f"{pairs}.parquet")
-            write(path, pairs, args.dimensions)
+            write(path, pairs, args.dimensions, args.sites or pairs)
             found.append(job(path, Path(folder, str(pairs))))
             path.unlink()
             alone = products(pairs, found[-1]["gallery"], args.dimensions)
@@ -97,7 +98,8 @@ def main() -> int:
     ]  # fmt: skip
     report = {
         "command": "python bench/gap.py " + " ".join(sys.argv[1:]), "git_commit": runs.git_commit(),
-        "cores": os.cpu_count(), "dimensions": args.dimensions, "runs": found, "slopes": slopes,
+        "cores": os.cpu_count(), "dimensions": args.dimensions, "sites": args.sites or "pairs",
+        "runs": found, "slopes": slopes,
         "versions": runs.versions(),
     }  # fmt: skip
     if args.out:

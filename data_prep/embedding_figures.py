@@ -111,11 +111,16 @@ def legend(fig, axes, rows: list[dict], view: str) -> None:
         bar.set_label(f"share of valid pixels{grey}", fontsize=5.5, labelpad=1)
         return
     _, key, text = colours(rows, view)
-    dots = [Line2D([], [], ls="", marker="o", color=c, ms=3, label=n[:14]) for n, c in key.items()]
+    dots = [Line2D([], [], ls="", marker="o", color=c, ms=3, label=short(n)) for n, c in key.items()]
     if dots:
         axes.legend(handles=dots, ncol=2 if len(dots) > 1 else 1, **style)
     else:
         axes.text(0.5, -0.04, text, ha="center", va="top", fontsize=5.5, transform=axes.transAxes)
+
+
+def short(name: str, most: int = 14) -> str:
+    """A name of at most `most` letters: its middle left out, as names of one series begin alike."""
+    return name if len(name) <= most else f"{name[: most // 3]}\u2026{name[most // 3 + 1 - most :]}"
 
 
 # ---- how well pairs find each other ------------------------------------------------------------------------
@@ -123,7 +128,7 @@ def legend(fig, axes, rows: list[dict], view: str) -> None:
 STYLES = {
     "model": {"color": "#0072B2", "marker": "o"},
     "random": {"color": "#E69F00", "marker": "s"},
-    "mirrored": {"color": "#009E73", "marker": "^"},
+    "moved": {"color": "#009E73", "marker": "^"},
     "shuffled": {"color": "#777777", "marker": "v"},
 }
 WAYS = {"sar_to_rgb": "SAR finds RGB", "rgb_to_sar": "RGB finds SAR"}
@@ -171,7 +176,7 @@ def retrieval(path: Path, found: dict, treatments, at, limits, title: str, note:
         axes.set_ylabel(label, fontsize=6.5)
         axes.grid(axis="y", color="#E5E5E5", lw=0.5)
         axes.tick_params(axis="y", labelsize=6)
-        axes.set_ylim(bottom=0)
+    grid[0, -1].set_yscale("log")  # random weights lie a hundred times as far apart as trained ones
     for value in limits:
         grid[0, -1].axhline(value, color="black", ls="--", lw=0.6)
     grid[1, -1].set_ylim(0, 1.05)

@@ -78,7 +78,7 @@ def read(path: Path) -> dict:
             if name not in names:
                 raise BadInput(f"{path}: column {name} is missing; there are {', '.join(names[:12])}.")
         known = [name for name in (*TEXTS, "snow_fraction") if name in names]
-        columns = file.read(known).to_pydict()
+        columns = {name: values_of(path, name, file.read([name]).column(0)) for name in known}
         metadata = (file.schema_arrow.metadata or {}).get(KEY, b"{}")
         places, rows = pairs_of(path, columns)
         rgb, sar = vectors_of(path, file, places, len(rows))
@@ -93,6 +93,23 @@ def read(path: Path) -> dict:
     except ValueError:
         about = {}
     return {"rows": rows, "rgb": rgb, "sar": sar, "about": about}
+
+
+def values_of(path: Path, name: str, column) -> list:
+    """A column as texts (dates as ISO), snow_fraction as numbers, None for null and what is not finite."""
+    wanted = pa.float64() if name == "snow_fraction" else pa.string()
+    try:
+        values = column.cast(wanted).to_pylist()
+    except pa.ArrowException as error:
+        kind, why = ("numbers" if name == "snow_fraction" else "text"), (str(error).splitlines() or [""])[0]
+        raise BadInput(
+            f"{path}: column {name} holds {column.type}, which cannot be read as {kind} ({why})."
+        ) from None
+    if name == "date":
+        return [value and value[:10] for value in values]
+    if name == "snow_fraction":
+        return [value if value is not None and math.isfinite(value) else None for value in values]
+    return values
 
 
 def pairs_of(path: Path, columns: dict) -> tuple[np.ndarray, list[dict]]:

@@ -67,7 +67,7 @@ function show(k) {
   const chips = document.getElementById("chips"), about = document.getElementById("about");
   chips.replaceChildren();
   about.replaceChildren();
-  const pictures = data.chips[pairs.id[k]];
+  const pictures = Object.hasOwn(data.chips, pairs.id[k]) ? data.chips[pairs.id[k]] : null;
   (pictures || []).forEach((source, m) => {
     const image = document.createElement("img");
     image.src = source;

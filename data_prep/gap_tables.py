@@ -8,18 +8,18 @@ WAYS = ("rgb_to_sar", "sar_to_rgb")
 COMPARISONS = {  # of modality_gap.json: what is held against what
     "model": "RGB against SAR",
     "shuffled": "RGB against SAR, pairs shuffled",
-    "mirrored": "RGB against the mirrored RGB",
+    "moved": "RGB against the same RGB, moved 8 pixels",
     "random": "RGB against SAR, random weights",
 }
-SHOWN = ("comparison", "SAR moved by", "left of the distance", "probe", "neighbours of its kind",
-         "R@1 SAR to RGB", "R@1 RGB to SAR", "R@5 SAR to RGB", "R@5 RGB to SAR",
+SHOWN = ("comparison", "SAR moved by", "left of the distance", "taken from it", "probe",
+         "neighbours of its kind", "R@1 SAR to RGB", "R@1 RGB to SAR", "R@5 SAR to RGB", "R@5 RGB to SAR",
          "median rank SAR to RGB", "median rank RGB to SAR")  # fmt: skip
 
 
 def comparisons(found: dict) -> dict[str, dict]:
     """{key of COMPARISONS: figures}: those measured, and the shuffled pairs inside the model's."""
     whole = {"model": found["model"], "shuffled": found["model"]["shuffled"]}
-    return whole | {name: found[name] for name in ("mirrored", "random") if found.get(name)}
+    return whole | {name: found[name] for name in ("moved", "random") if found.get(name)}
 
 
 def rows_of(found: dict, treatments) -> list[dict]:
@@ -57,7 +57,7 @@ def markdown(rows: list[dict], heading: list[str]) -> str:
     lines = [*heading, "", "| " + " | ".join(SHOWN) + " |", "|" + "---|" * len(SHOWN)]
     for row in rows:
         cells = [row["comparison"], {"raw": "nothing"}.get(row["treatment"], row["treatment"])]
-        cells += [as_text(row, key) for key in ("unexplained", "probe", "neighbours")]
+        cells += [as_text(row, key) for key in ("unexplained", "taken", "probe", "neighbours")]
         cells += [as_text(row, f"{way}_r_at_{k}") for k in (1, 5) for way in reversed(WAYS)]
         cells += [as_text(row, f"{way}_median_rank", ".1f") for way in reversed(WAYS)]
         lines.append("| " + " | ".join(cells) + " |")

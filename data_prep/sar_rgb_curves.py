@@ -5,6 +5,7 @@ from pathlib import Path
 from data_prep import pictures
 
 WAYS = {"sar_to_rgb": ("SAR to RGB", "#0072B2", "o"), "rgb_to_sar": ("RGB to SAR", "#D55E00", "s")}
+START = 0.07  # the temperature that a model starts from, as CLIP's (arXiv:2103.00020)
 
 
 def training_curves(path: Path, records: list[dict], title: str) -> None:
@@ -25,11 +26,13 @@ def training_curves(path: Path, records: list[dict], title: str) -> None:
     found.axhline(chance, color="#444444", linestyle=":", label=f"chance, 1 of {last['gallery']}")
     found.set(ylabel=f"R@1 ({judged})", ylim=(-0.02, 1.02))
     temperature.plot(x, [record["temperature"] for record in records], color="#CC79A7", marker=".")
+    temperature.axhline(START, color="#444444", linestyle=":", label=f"at the start, {START}")
     temperature.set(ylabel="temperature", xlabel="epoch")
+    temperature.set_ylim(bottom=0)
     gap.plot(x, [record["gap"] for record in records], color="#E69F00", marker=".")
     gap.set(ylabel=f"distance of the means ({judged})", xlabel="epoch")
     gap.set_ylim(bottom=0)
     temperature.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (loss, found):
+    for axes in (loss, found, temperature):
         axes.legend(frameon=False, fontsize=7)
     pictures.save(fig, path)

@@ -1,9 +1,7 @@
 """Radar and RGB of one place as pairs for a contrastive model; batches without two pairs of one ground."""
 
-import contextlib
 import hashlib
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -21,6 +19,11 @@ TURNS = 8  # the square's symmetries: quarter turns, and the same of the mirror 
 def ground(row: dict) -> tuple[str, str, str]:
     """The piece of land a triplet shows: triplets of several dates share it."""
     return row["site"], row["row"], row["col"]
+
+
+def seen_sites(rows: list[dict]) -> list[str]:
+    """How a checkpoint names its sites: 16 hex digits of the sha256 of each name, sorted."""
+    return sorted({hashlib.sha256(row["site"].encode()).hexdigest()[:16] for row in rows})
 
 
 def one_per_ground(rows: list[dict], seed: int) -> list[dict]:
@@ -43,13 +46,23 @@ def batch_count(rows: list[dict], batch: int) -> int:
 
 
 def check_batches(rows: list[dict], batch: int, ranks: int = 1) -> int:
-    """Steps of an epoch; says where batches are smaller than asked, BadInput where one has a single pair."""
+    """Steps of an epoch; says where batches are smaller than asked, BadInput where one has a single pair.
+
+    ranks: processes that share each batch; each needs two pairs, as batch norms have it.
+    """
     count, grounds = batch_count(rows, batch), len({ground(row) for row in rows})
-    smallest = len(rows) // count // ranks * ranks
-    if smallest < 2:
+    share = len(rows) // count // ranks
+    smallest = share * ranks
+    if share < 2:
+        made = f"{len(rows)} training triplets of {grounds} grounds make {count} batches of"
+        if ranks > 1:
+            raise BadInput(
+                f"{made} {len(rows) // count}, {share} for each of {ranks} processes, which need 2; start "
+                "fewer processes, give triplets of more grounds, or a larger --batch."
+            )
         raise BadInput(
-            f"{len(rows)} training triplets of {grounds} grounds make {count} batches of {smallest}, and "
-            "a pair is told from others of its batch; give triplets of more grounds, or a larger --batch."
+            f"{made} {smallest}, and a pair is told from others of its batch; give triplets of more "
+            "grounds, or a larger --batch."
         )
     if smallest < min(batch, len(rows)) - 1:
         runs.say(
@@ -87,6 +100,17 @@ def epochs(rows, batch: int, seed: int, first: int, last: int, begun: int, rank:
         for keys in ground_batches(rows, batch, seed, epoch)[begun if epoch == first else 0 :]:
             share = len(keys) // ranks
             yield keys[rank * share : (rank + 1) * share]
+
+
+def which_fit(sets: list[list[dict]], channels, room: int) -> list[bool]:
+    """Of which sets of rows all decoded pairs stay in `room` bytes, those of sets before them included."""
+    found = []
+    for rows in sets:
+        sides = (triplets.picture_size(row) for row in rows)
+        size = 4 * (len(channels) + 3) * sum(height * width for height, width in sides)
+        found.append(size <= room)
+        room -= size * found[-1]
+    return found
 
 
 # ---- pairs -------------------------------------------------------------------------------------------------
@@ -184,61 +208,3 @@ def read_rgb(row: dict, window=None) -> np.ndarray:
     picture, valid = compose.rgb_picture(row)
     image = np.where(valid, picture.transpose(2, 0, 1).astype(np.float32), np.float32("nan"))
     return np.ascontiguousarray(triplets.cut(image, window))
-
-
-# ---- checking ----------------------------------------------------------------------------------------------
-
-
-def inspect(chosen: triplets.Triplets, channels, skip_bad: bool, label: str, go_on=lambda: None) -> dict:
-    """Read every pair once: drop or refuse bad ones; leaves in `chosen` what is good, with height and width.
-
-    Returns mean and std of each radar channel and, as rgb_mean and rgb_std, of RGB. go_on: called after each
-    pair, may raise to stop.
-    """
-
-    def look(row):
-        try:
-            sar, rgb = read_sar(row, channels), read_rgb(row)
-            if sar.shape[1:] != rgb.shape[1:]:
-                raise BadInput(
-                    f"{row['id']}: SAR is {sar.shape[1:]} pixels, RGB {rgb.shape[1:]}; they must be equal."
-                )
-            row["height"], row["width"] = sar.shape[1:]
-            sums = []
-            for name, image in (("sar", sar), ("rgb", rgb)):
-                valid = image[:, np.isfinite(image).all(axis=0)].astype(np.float64)
-                if not valid.size:
-                    raise BadInput(f"{row[name]}: no valid pixel.")
-                sums.append((valid.shape[1], valid.sum(axis=1), (valid**2).sum(axis=1)))
-            return sums, None
-        except BadInput as error:
-            return None, str(error)
-
-    good, totals = [], [[0, 0.0, 0.0], [0, 0.0, 0.0]]
-    with contextlib.ExitStack() as stack:
-        pool = ThreadPoolExecutor(runs.core_count())
-        stack.callback(pool.shutdown, cancel_futures=True)
-        found = runs.progress(pool.map(look, chosen.rows), len(chosen.rows), label)
-        for row, (sums, problem) in zip(chosen.rows, found, strict=True):
-            go_on()
-            if problem:
-                if not skip_bad:
-                    raise BadInput(
-                        f"{problem.rstrip('.')}; mend it, or leave such triplets out with --skip-bad."
-                    )
-                runs.say(f"left out: {problem}")
-                chosen.bad.append(problem)
-                continue
-            good.append(row)
-            totals = [
-                [have + more for have, more in zip(*both, strict=True)]
-                for both in zip(totals, sums, strict=True)
-            ]
-    chosen.rows = good
-    statistics = {}
-    for prefix, (count, total, square) in zip(("", "rgb_"), totals, strict=True):
-        mean = total / max(1, count)
-        std = np.sqrt(np.maximum(square / max(1, count) - mean**2, 0))
-        statistics[f"{prefix}mean"] = np.asarray(mean).tolist()
-        statistics[f"{prefix}std"] = np.where(std > 1e-6, std, 1.0).tolist()
-    return statistics

@@ -13,16 +13,11 @@ from models import backbones
 FAMILIES = ("dinov2", "clip")
 
 
-def load(kinds: dict[str, str], weights: list[str], seed: int = 0, device="cpu", say=None) -> dict:
+def load(kinds: dict[str, str], given: dict[str, str], seed: int = 0, device="cpu", say=None) -> dict:
     """{name: Backbone} of those of kinds, {name: kind}, that are of FAMILIES; one of each in memory.
 
-    weights: "kind=PATH" texts, PATH as backbones.load takes it. Raises ValueError, one sentence.
+    given: {family: weights}, as backbones.load takes them. Raises ValueError, one sentence.
     """
-    given = dict(text.split("=", 1) for text in weights if "=" in text)
-    if len(given) < len(weights) or not set(given) <= set(FAMILIES) or "" in given.values():
-        raise ValueError(
-            f"--weights {' '.join(weights)}: expected NAME=PATH, once for each NAME of {FAMILIES}"
-        )
     used = [family for family in FAMILIES if family in kinds.values()]
     idle = set(given) - set(used)
     if idle:

@@ -4,8 +4,8 @@
     clouds = encoder.embed(batch, ("rgb", "sar"))             # {"rgb": (B, d), "sar": (B, d)} float32
 
 batch: a dict of tensors: pictures uint8 (B, 2, H, W, 3), RGB first, with valid bool (B, 2, H, W), or sar
-(B, C, H, W) and rgb (B, 3, H, W) with NaN for no data. Clouds: rgb, sar, and rgb_mirrored, the RGB picture
-left to right, which a gap between modalities is held against.
+(B, C, H, W) and rgb (B, 3, H, W) with NaN for no data. Clouds: rgb, sar, and rgb_moved, the same RGB
+picture MOVED pixels off, which a gap between modalities is held against.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from models import backbones, frozen, sar_rgb, training
+from models import backbones, frozen, random_weights, sar_rgb, training
 from models.picture_statistics import picture_statistics
 
 MODELS = ("sar-rgb", "clip", "dinov2", "statistics")
+MOVED = 8  # pixels, as far as pairs of the two satellites are off where they were laid on each other badly
 TOKENS = "class token and mean of the patches, last layer"
 VECTORS = {"sar-rgb": "its two heads", "clip": TOKENS, "dinov2": TOKENS, "statistics": "of grey levels"}
 
@@ -26,9 +27,10 @@ VECTORS = {"sar-rgb": "its two heads", "clip": TOKENS, "dinov2": TOKENS, "statis
 class Encoder:
     """embed: (batch, clouds) -> {cloud: (B, d)}; random: the same with random weights, None if there is none.
 
-    about: what a file says of the vectors. channels: of `sar` in a batch, () where pictures alone are seen;
-    pictures: whether a batch needs them, their radar composed as `how` says (None: any). contract: of a
-    checkpoint.
+    about: what a file says of the vectors; its seen: hashes of the sites a checkpoint was trained on;
+    trained_on_these_splits: it does not say, and splits must be trusted. channels: of `sar` in a batch, ()
+    where pictures alone are seen; pictures: whether a batch needs them, their radar composed as `how` says
+    (None: any). contract: of a checkpoint.
     """
 
     embed: Callable
@@ -61,7 +63,9 @@ def load(
         encoder = Encoder(of_backbone(net, dtype), random, about)
         encoder.about["weights_sha256"] = frozen.weights_hash(net.net)
     encoder.about |= {"model": model, "vector": VECTORS[model], "precision": str(dtype or torch.float32)}
-    encoder.about["trained_on_these_splits"] = model == "sar-rgb"
+    if model == "sar-rgb" and "seen" in encoder.contract:
+        encoder.about["seen"] = list(encoder.contract["seen"])
+    encoder.about["trained_on_these_splits"] = model == "sar-rgb" and "seen" not in encoder.about
     return encoder
 
 
@@ -71,20 +75,33 @@ def load_sar_rgb(weights, frozen_weights: dict, seed: int, device, dtype, say) -
     contract = state["contract"]
     networks = frozen_networks(weights, contract, frozen_weights, state.get("seed", 0), device, say)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = sar_rgb.SarRgb(**state["arguments"]).to(device).eval()
+        fresh = untrained(state["arguments"], seed).to(device)
     trained, random = (of_sar_rgb(one, contract, networks, device, dtype) for one in (net, fresh))
     names = {side: contract[f"{side}_encoder"]["name"] for side in ("sar", "rgb")}
     provenance = f"SAR ({', '.join(contract['bands'])}) by {names['sar']}, RGB by {names['rgb']}"
     provenance += f", epoch {state['epoch']}" if "epoch" in state else ""
     about = {
-        "provenance": provenance + f", trained{contract.get('origin', '')}",
+        "provenance": provenance + (", trained on simulated data" if contract.get("origin") else ", trained"),
         "weights_sha256": frozen.weights_hash(net),
         "random": any(network.random for network in networks.values()),
     }
     channels = () if len(networks) == 2 else tuple(contract["bands"])
     how = contract["sar_encoder"].get("compose") or None
     return Encoder(trained, random, about, channels, bool(networks), how, contract)
+
+
+def untrained(arguments: dict, seed: int) -> sar_rgb.SarRgb:
+    """A SarRgb of random weights in eval mode, its batch norms have seen images; seeds torch's generator."""
+    torch.manual_seed(seed)
+    net = sar_rgb.SarRgb(**arguments)
+
+    def look():
+        for side, embed in (("sar", net.embed_sar), ("rgb", net.embed_rgb)):
+            if arguments[side] != "features":
+                embed(random_weights.octaves(arguments[f"{side}_bands"], 16))
+
+    random_weights.settle_norms(net, look)
+    return net
 
 
 def frozen_networks(path, contract: dict, given: dict, seed: int, device, say) -> dict:
@@ -111,9 +128,19 @@ def frozen_networks(path, contract: dict, given: dict, seed: int, device, say) -
 
 
 def pictures_of(both: torch.Tensor, cloud: str) -> np.ndarray:
-    """(B, H, W, ...) of (B, 2, H, W, ...): RGB, SAR, or RGB left to right."""
+    """(B, H, W, ...) of (B, 2, H, W, ...): RGB, SAR, or RGB moved."""
     chosen = both[:, int(cloud == "sar")].numpy()
-    return np.ascontiguousarray(chosen[:, :, ::-1]) if cloud == "rgb_mirrored" else chosen
+    return moved(chosen, 1) if cloud == "rgb_moved" else chosen
+
+
+def moved(images, first: int):
+    """Images whose axes `first` and the next are height and width, MOVED pixels off, edges mirrored."""
+    for axis in (first, first + 1):
+        length = images.shape[axis]
+        place = np.arange(length) + min(MOVED, length // 4)
+        place = np.where(place < length, place, 2 * length - 2 - place)
+        images = images[(slice(None),) * axis + (place,)]
+    return images
 
 
 def of_statistics(batch: dict, clouds) -> dict[str, np.ndarray]:
@@ -149,7 +176,7 @@ def of_sar_rgb(net: sar_rgb.SarRgb, contract: dict, networks: dict, device, dtyp
                 pictures = pictures_of(batch["pictures"], cloud)
                 x = torch.from_numpy(frozen.features(networks[side], pictures, dtype)).to(device)
             else:
-                image = batch[side].flip(-1) if cloud == "rgb_mirrored" else batch[side]
+                image = moved(batch[side], 2) if cloud == "rgb_moved" else batch[side]
                 mean, std = (torch.tensor(values, device=device) for values in statistics[side])
                 x = training.normalise(image.to(device), mean, std)
             with training.autocast(device, dtype):

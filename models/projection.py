@@ -1,27 +1,15 @@
 """Embeddings in a plane: PCA and t-SNE, and how far the plane can be trusted. Needs numpy and scikit-learn.
 
-    chosen = whole_pairs(ids, points=5000, seed=0)       # rows of both clouds that are shown
     plane, shares = pca(x)                               # (n, 2), (2,)
     plane = tsne(x, perplexity=30, seed=0)
 
 t-SNE keeps neighbours, not distances: the gap between two clouds cannot be read off it; gap.py measures it.
 """
 
-import hashlib
-
 import numpy as np
 
 BLOCK = 2048  # rows at once
 TRUST_ROWS, TRUST_NEIGHBOURS = 2000, 10
-
-
-def whole_pairs(ids: list[str], points: int, seed: int = 0) -> np.ndarray:
-    """Places of the pairs whose two rows are shown, in order: at most points // 2, by hash of (seed, id)."""
-    count = points // 2
-    if len(ids) <= count:
-        return np.arange(len(ids))
-    digest = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in ids]
-    return np.sort(np.array(sorted(range(len(ids)), key=digest.__getitem__)[:count], int))
 
 
 def pca(x: np.ndarray, count: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -58,9 +58,20 @@ def start_convolutions(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    images = sum(
-        F.interpolate(torch.randn(4, 3, 2**k, 2**k), size=(128, 128), mode="bilinear") for k in range(8)
+    settle_norms(net, lambda: net(octaves()))
+
+
+def octaves(bands: int = 3, count: int = 4) -> torch.Tensor:
+    """Images (count, bands, 128, 128) of eight octaves of noise, mean 0 and variance about 1 at most."""
+    return sum(
+        F.interpolate(torch.randn(count, bands, 2**k, 2**k), size=(128, 128), mode="bilinear")
+        for k in range(8)
     ) / 8**0.5  # fmt: skip
+
+
+def settle_norms(net: nn.Module, look) -> None:
+    """Give every batch norm of a net the statistics of look(), one pass; the net is in eval mode then."""
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [norm.momentum for norm in norms]
     net.eval()
     for norm in norms:
@@ -68,7 +79,7 @@ def start_convolutions(net: nn.Module) -> None:
         norm.momentum = 1.0
         norm.train()
     with torch.no_grad():
-        net(images)
+        look()
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
         norm.eval()

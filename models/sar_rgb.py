@@ -124,8 +124,13 @@ class SarRgb(nn.Module):
         return self.embed_sar(sar), self.embed_rgb(rgb), self.scale()
 
     def scale(self) -> torch.Tensor:
-        """1 / temperature, inside SCALES."""
-        return self.log_scale.clamp(*map(math.log, SCALES)).exp()
+        """1 / temperature."""
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def bound_scale(self) -> None:
+        """Bring 1 / temperature back inside SCALES after a step; in scale() that would stop its gradient."""
+        self.log_scale.clamp_(*map(math.log, SCALES))
 
     def unet_encoder(self) -> dict:
         """The SAR encoder's tensors under a U-Net's names; ValueError if it is no "unet"."""
@@ -153,6 +158,7 @@ def load(path, map_location="cpu") -> tuple[SarRgb, dict]:
     except (TypeError, ValueError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise training.CheckpointError(f"{path}: weights and arguments do not fit ({why})") from None
+    net.bound_scale()
     return net.to(map_location).eval(), state
 
 

@@ -1,4 +1,7 @@
-"""Of training and inference: device, precision, normalising, schedule, EMA, checkpoints. Needs torch only."""
+"""Of training and inference: device, precision, normalising, schedule, EMA, checkpoints.
+
+Needs torch, contract_kinds.py beside.
+"""
 
 import atexit
 import contextlib
@@ -12,6 +15,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+from models import contract_kinds
 
 FORMAT = 1  # of checkpoints
 JOBS = {"unet": "train_unet.py", "sar-rgb": "train_sar_rgb.py"}  # that write a checkpoint of a model
@@ -118,6 +123,15 @@ def rows_of_processes(x: torch.Tensor) -> torch.Tensor:
     from torch.distributed.nn.functional import all_gather
 
     return torch.cat(all_gather(x))
+
+
+def norms_over_processes(net: nn.Module) -> nn.Module:
+    """The net with batch norms that see the rows of all processes in training; works on CUDA alone."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+
+
+def has_batch_norm(net: nn.Module) -> bool:
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in net.modules())
 
 
 def wait_for_processes() -> None:
@@ -285,17 +299,44 @@ def load_checkpoint(path: Path, map_location="cpu", model: str | None = "unet") 
         )
     if not all(isinstance(state[name], dict) for name in ("arguments", "weights", "contract")):
         raise CheckpointError(foreign)
+    tensors = [state["weights"], state.get("average") or {}]
+    if not all(
+        isinstance(x, torch.Tensor) for part in tensors for x in getattr(part, "values", lambda: [0])()
+    ):
+        raise CheckpointError(foreign)
     contract, arguments = state["contract"], state["arguments"]
     missing = [name for name in CONTRACTS[state["model"]] if name not in contract]
     if missing:
         raise CheckpointError(f"{path}: its input contract lacks {', '.join(missing)}")
+    wrong = contract_kinds.wrong_entry(contract)
+    if wrong:
+        said = repr(contract[wrong])
+        said = said if len(said) <= 60 else f"{said[:57]}..."
+        raise CheckpointError(f"{path}: {wrong} of its input contract is {said}, nothing that {job} writes")
     lengths = {len(contract[name]) for name in ("bands", "mean", "std")}
     bands = arguments.get("bands" if state["model"] == "unet" else "sar_bands")
     if arguments.get("sar") == "features":  # a frozen network reads the bands, not this net
         bands = len(contract["bands"])
+    for name in ("sar", "rgb") if state["model"] == "sar-rgb" else ():
+        if (arguments.get(name) == "features") != ("sha256" in contract[f"{name}_encoder"]):
+            raise CheckpointError(f"{path}: its net and its input contract differ in the {name} encoder")
     if lengths != {bands}:
         raise CheckpointError(f"{path}: its net and its input contract differ in the number of bands")
     return state
+
+
+def check_plan(saved: dict, plan: dict, path: Path) -> None:
+    """Refuse to go on from a checkpoint of another plan, {flag: value}; one without any, of old, will do.
+
+    The order of rows, the learning rate and the place in them are functions of it. Raises CheckpointError.
+    """
+    before = saved.get("plan", plan)
+    if not isinstance(before, dict):
+        raise CheckpointError(f"{path}: its plan is {type(before).__name__}")
+    changed = [f"--{name} {before.get(name)}, not {value}" for name, value in plan.items()
+               if before.get(name) != value]  # fmt: skip
+    if changed:
+        raise CheckpointError(f"{path}: was trained with {' and '.join(changed)}")
 
 
 def build_net(state: dict, path: Path) -> nn.Module:

@@ -11,11 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import refuse, result, run
 from PIL import Image
 
 import embed_tsne
-from data_prep import embedding_files, embedding_inputs, embedding_page, gap_tables, runs, triplets
+from data_prep import (
+    embedding_files,
+    embedding_inputs,
+    embedding_page,
+    gap_tables,
+    runs,
+    sar_rgb_pairs,
+    triplets,
+)
 from models import gap, pair_encoders, picture_statistics, training
 from models.sar_rgb import SarRgb
 
@@ -106,11 +115,12 @@ def test_the_parquet_file_holds_what_the_encoders_say(embedded, triplets_folder,
         row = manifest[table["rows"][k]["id"]]
         item = embedding_inputs.EmbeddingInputs([row], "vv", None, ("vv", "vh"))[0, 0]
         batch = {name: torch.from_numpy(item[name])[None] for name in ("sar", "rgb")}
-        found = encoder.embed(batch, ("rgb", "sar", "rgb_mirrored"))
+        found = encoder.embed(batch, ("rgb", "sar", "rgb_moved"))
         for name in ("rgb", "sar"):
             np.testing.assert_allclose(table[name][k], found[name][0], atol=1e-5)
-        again = encoder.embed({"rgb": batch["rgb"].flip(-1)}, ("rgb",))["rgb"]
-        np.testing.assert_allclose(found["rgb_mirrored"], again, atol=1e-6)
+        far = F.pad(batch["rgb"], (0, 8, 0, 8), mode="reflect")[..., 8:, 8:]
+        again = encoder.embed({"rgb": far}, ("rgb",))["rgb"]
+        np.testing.assert_allclose(found["rgb_moved"], again, atol=1e-6)
         assert table["rows"][k]["snow_fraction"] == float(row["snow_fraction"])
         assert table["rows"][k]["ground"] == "/".join((row["site"], row["row"], row["col"]))
 
@@ -119,9 +129,9 @@ def test_numbers_are_of_one_date_per_ground_with_floors(embedded):
     out, about, said = embedded
     found = json.loads((out / "modality_gap.json").read_text())
     assert about["pairs"] == 12 and found["model"]["pairs"] <= 6  # of twelve triplets of six grounds
-    assert set(gap_tables.comparisons(found)) == {"model", "shuffled", "mirrored", "random"}
+    assert set(gap_tables.comparisons(found)) == {"model", "shuffled", "moved", "random"}
     assert found["random"]["raw"]["alignment"] != found["model"]["raw"]["alignment"]
-    assert found["mirrored"]["raw"]["cosines"]["paired"] > found["model"]["raw"]["cosines"]["paired"]
+    assert found["moved"]["raw"]["cosines"]["paired"] > found["model"]["raw"]["cosines"]["paired"]
     assert found["sentence"] in said and found["sentence"] == about["sentence"]
     text = (out / "modality_gap.md").read_text()
     assert text.count("\n| ") == 13 and found["sentence"] in text
@@ -185,7 +195,7 @@ def test_embeddings_give_the_same_numbers_and_a_stopped_run_goes_on(
     out, about, _ = embedded
     given = tmp_path / "given.parquet"
     shutil.copy(out / "embeddings.parquet", given)
-    assert here("--embeddings", given, "--out", tmp_path / "again", "--perplexity", 3) == 0
+    assert here("--embeddings", given, "--out", tmp_path / "again") == 0
     again = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert again["retrieval"] == about["retrieval"] and again["gap"] == about["gap"]
     page = (tmp_path / "again" / "projection.html").read_text()
@@ -243,7 +253,93 @@ def test_backbones_and_statistics_without_masks(triplets_folder, tmp_path, capsy
     assert table["rgb"].shape == (6, 64) and len({row["ground"] for row in table["rows"]}) == 6
     assert here(*common, "--model", "statistics", "--out", tmp_path / "s", "--no-floor") == 0
     found = json.loads((tmp_path / "s" / "modality_gap.json").read_text())
-    assert "mirrored" not in found and found["model"]["dimensions"] == len(picture_statistics.NAMES)
+    assert "moved" not in found and found["model"]["dimensions"] == len(picture_statistics.NAMES)
+
+
+def hashes(*sites) -> list[str]:
+    return sar_rgb_pairs.seen_sites([{"site": site} for site in sites])
+
+
+def test_sites_a_checkpoint_has_seen_are_never_judged(capsys):
+    """Split anew with another seed, or of another country: what counts is what the checkpoint says."""
+    rows = [{"id": f"t{k}", "site": f"s{k % 12:02}", "ground": f"g{k}",
+             "split": ("train", "val", "test", "test")[max(0, k % 12 // 2 - 2)]}
+            for k in range(48)]  # fmt: skip
+    seen = {"seen": hashes(*(f"s{k:02}" for k in range(3, 10)))}  # s08, s09 are of split test now
+    places, train, said = embed_tsne.choose_measured(rows, seen, 0)
+    judged = {rows[k]["site"] for k, fitted in zip(places, train, strict=True) if not fitted}
+    assert judged == {"s00", "s01", "s02", "s10", "s11"} and "5 sites the model has not seen" in said
+    assert "seen 2 of 4 sites of split test (s08, s09)" in capsys.readouterr().err
+    elsewhere = [{**row, "site": f"other {row['site']}", "split": ""} for row in rows]
+    places, train, said = embed_tsne.choose_measured(elsewhere, seen, 0)
+    assert len(places) == 48 and train is None and said == "corrections by folds of sites"
+    every = {"seen": hashes(*(row["site"] for row in rows))}
+    assert "was trained on" in embed_tsne.choose_measured(rows, every, 0)[2]
+
+
+def test_corrections_are_fitted_on_val_where_it_is_large_enough():
+    def rows(of_val: int) -> list[dict]:
+        splits = ["train"] * 80 + ["val"] * of_val + ["test"] * 40
+        return [{"id": f"t{k}", "site": f"{split}{k % 4}", "ground": f"g{k}", "split": split}
+                for k, split in enumerate(splits)]  # fmt: skip
+
+    for of_val, fitted in ((embed_tsne.FITTED, {"val"}), (embed_tsne.FITTED - 1, {"train", "val"})):
+        found = rows(of_val)
+        seen = {"seen": hashes(*(row["site"] for row in found if row["split"] != "test"))}
+        for about in (seen, {"trained_on_these_splits": True}):
+            places, train, said = embed_tsne.choose_measured(found, about, 0)
+            assert {found[k]["split"] for k in places[train]} == fitted
+            assert {found[k]["split"] for k in places[~train]} == {"test"}
+            assert said.endswith("fitted on val") == (fitted == {"val"})
+
+
+def test_a_random_floor_is_no_net_whose_norms_saw_nothing():
+    """With statistics of 0 and 1 all rows of a deep random net lie on one point."""
+    arguments = {"sar_bands": 2, "rgb_bands": 3, "sar": "unet", "rgb": "resnet18", "width": 8}
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        net, again = (pair_encoders.untrained(arguments, 3) for _ in range(2))
+        images = torch.randn(12, 3, 64, 64)
+        first, second = net.embed_rgb(images), again.embed_rgb(images)
+    assert not net.training and torch.equal(first, second)
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) > 20 and all(norm.running_mean.any() and not norm.training for norm in norms)
+    frozen = {**arguments, "sar": "features", "sar_bands": 8}
+    with torch.random.fork_rng(devices=[]):
+        assert pair_encoders.untrained(frozen, 0).embed_sar(torch.randn(2, 8)).shape == (2, 128)
+
+
+def test_columns_of_other_types_are_read_or_refused_in_a_sentence(tmp_path):
+    import datetime
+
+    days = [datetime.date(2021, 3, 1 + k // 2) for k in range(16)]
+    numbers = {"site": [k // 2 % 4 for k in range(16)], "id": [k // 2 for k in range(16)]}
+    path = parquet(tmp_path / "a.parquet", date=days, snow_fraction=["0.5", "0.5"] * 8, **numbers)
+    row = embedding_files.read(path)["rows"][1]
+    assert (row["id"], row["site"], row["date"], row["snow_fraction"]) == ("1", "1", "2021-03-02", 0.5)
+    stamps = [datetime.datetime(2021, 3, 1, 10)] * 16
+    path = parquet(tmp_path / "b.parquet", date=stamps, snow_fraction=[np.nan, np.nan] * 8)
+    row = embedding_files.read(path)["rows"][0]
+    assert row["date"] == "2021-03-01" and row["snow_fraction"] is None
+    for changes in ({"snow_fraction": ["much"] * 16}, {"site": [["a"]] * 16}, {"date": [{"y": 1}] * 16}):
+        with pytest.raises(runs.BadInput, match=f"column {next(iter(changes))} holds .*cannot be read as"):
+            embedding_files.read(parquet(tmp_path / "c.parquet", **changes))
+
+
+def test_long_names_stay_apart_in_a_legend():
+    from data_prep.embedding_figures import short
+
+    names = [short(f"sierra_nevada_{k:02}") for k in range(8)]
+    assert len(set(names)) == 8 and all(len(name) == 14 for name in names) and short("alps") == "alps"
+
+
+def test_an_id_that_is_a_word_of_javascript_has_no_chips(tmp_path):
+    rows = [{"id": "constructor", "site": "a", "date": "", "snow_fraction": None}] * 3
+    words = dict.fromkeys(("title", "answer", "note", "hint", "without"), "x")
+    embedding_page.write(tmp_path / "p.html", rows, {"PCA": np.zeros((6, 2))}, {}, words)
+    page = (tmp_path / "p.html").read_text()
+    own = page[page.rindex("<script>") :]
+    assert all(use.endswith("Object.hasOwn(data.chips, pairs.id[k]) ? data.chips")
+               for use in re.findall(r"[^;]*data\.chips(?=\[)", own))  # fmt: skip
 
 
 def test_trained_models_are_judged_on_test_alone():
@@ -307,8 +403,27 @@ def test_files_of_others_are_read_and_bad_ones_refused(tmp_path, refuse_here, mo
     monkeypatch.setattr(gap, "measure", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert here("--embeddings", good, "--out", tmp_path / "cut", "--perplexity", 4) == 75
     monkeypatch.undo()
-    refuse_here("--embeddings", good, "--out", tmp_path / "out", saying="4.67 is the largest possible")
+    refuse_here(
+        "--embeddings",
+        good,
+        "--out",
+        tmp_path / "out",
+        "--perplexity",
+        30,
+        saying="4.67 is the largest possible",
+    )
     refuse_here("--embeddings", good, "--out", tmp_path / "out", "--model", "clip", saying="no --model")
+    for flag, value in (
+        ("--split", "test"),
+        ("--dates", "one"),
+        ("--sample", 4),
+        ("--compose", "vh"),
+        ("--limit", 4),
+    ):
+        words = ("--embeddings", good, "--out", tmp_path / "out", flag, value)
+        refuse_here(*words, saying=f"--embeddings takes no {flag}")
+    words = ("--embeddings", good, "--out", tmp_path / "out", "--no-floor")
+    refuse_here(*words, saying="--embeddings takes no --no-floor")
     assert not (tmp_path / "out").exists()
 
 
@@ -323,7 +438,9 @@ def test_bad_input_is_one_sentence(triplets_folder, checkpoint, trained, tmp_pat
     refuse_here(*data, *out, "--model", "dinov2", "--weights", tmp_path, saying="--model dinov2")
     plain = ("--model", "statistics")
     refuse_here(*data, *out, *plain, "--limit", 2, saying="2 pairs of")
-    refuse_here(*data, "--out", tmp_path / "out", *plain, saying="7.33 is the largest possible")
+    refuse_here(
+        *data, "--out", tmp_path / "out", *plain, "--perplexity", 30, saying="7.33 is the largest possible"
+    )
     folder = tmp_path / "triplets"
     shutil.copytree(triplets_folder, folder)
     manifest = (folder / "triplets.csv").read_text()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models import gap
+from models import gap, gap_verdict, retrieval
 
 SITES = np.repeat([f"s{number:02}" for number in range(30)], 10)
 
@@ -40,7 +40,7 @@ RELATIONS = {
 def test_relations_are_called_by_their_name(name):
     make, expected = RELATIONS[name]
     found = gap.measure(cloud(), make(cloud()), SITES)
-    word, sentence = gap.verdict(found)
+    word, sentence = gap_verdict.verdict(found)
     assert word == expected, sentence
     assert f"of {found['raw']['sar_to_rgb']['gallery']}" in sentence
 
@@ -125,7 +125,7 @@ def test_trained_rows_are_fitted_on_and_never_judged():
     x = cloud()
     found = gap.measure(x, shifted(x), SITES, train)
     assert (found["pairs"], found["sites"], found["raw"]["sar_to_rgb"]["gallery"]) == (100, 10, 100)
-    assert gap.verdict(found)[0] == "translation"
+    assert gap_verdict.verdict(found)[0] == "translation"
     shift = gap.fit_shift(gap.unit(x)[train], gap.unit(shifted(x))[train])
     parts = gap.splits(SITES, train)
     moved = gap.corrected(gap.unit(x), gap.unit(shifted(x)), "shift", parts)
@@ -137,9 +137,9 @@ def test_few_pairs_keep_galleries_of_more_than_one():
         sites = [f"s{k}" for k in range(count)]
         assert len(gap.splits(sites)) == parts
     found = gap.measure(cloud(0, 6), cloud(1, 6), list("abcdef"))
-    assert found["raw"]["sar_to_rgb"]["gallery"] == 3 and gap.verdict(found)[1]
+    assert found["raw"]["sar_to_rgb"]["gallery"] == 3 and gap_verdict.verdict(found)[1]
     few = gap.measure(cloud(0, 4), cloud(1, 4), list("aabb"))
-    assert few["raw"]["probe"] is None and "linear probe" not in gap.verdict(few)[1]
+    assert few["raw"]["probe"] is None and "linear probe" not in gap_verdict.verdict(few)[1]
 
 
 def test_ranks_by_hand_and_ties():
@@ -196,3 +196,115 @@ def test_a_rotation_from_sums_is_that_of_the_rows():
 def test_what_cannot_be_measured_is_refused(rgb, sar, sites, saying):
     with pytest.raises(ValueError, match=saying):
         gap.measure(rgb, sar, sites)
+
+
+# ---- verdicts, intervals, the null -------------------------------------------------------------------------
+
+
+def test_near_clouds_are_not_called_shifted():
+    """A small step and noise: pairs lie near each other, and a shift takes little of what divides them."""
+    random = np.random.default_rng(0)
+    z = random.normal(size=(600, 64))
+    other = z + 0.3 * random.normal(size=(600, 64))
+    other[:, 0] += 1.2
+    found = gap.measure(z, other, np.repeat(np.arange(60), 10))
+    assert found["gap"]["share_of_variance"] < 0.01 and found["shift"]["unexplained"] < 0.1
+    assert found["shift"]["taken_low"] < found["shift"]["taken"] < found["shift"]["taken_high"] < 0.3
+    assert gap_verdict.verdict(found)[0] == "near, but not by a shift"
+
+
+def figures(left, taken, told=(0.9, 0.9), between=0.3, **ends) -> dict:
+    """What a verdict reads, of made figures; ends: intervals."""
+    way = {"r_at_1": 0.5, "gallery": 60, "chance_r_at_1": 1 / 60}
+    one = {"unexplained": left, "taken": taken, "sar_to_rgb": way}
+    one |= {"probe": told[0], "neighbours": told[1], **ends}
+    return {"gap": {"share_of_variance": between}, **dict.fromkeys(gap.TREATMENTS, one)}
+
+
+@pytest.mark.parametrize(
+    "found, word",
+    [
+        (figures(0.05, 0.95), "translation"),
+        (figures(0.05, 0.7), "in part"),
+        (figures(0.3, 0.95), "in part"),
+        (figures(0.05, 0.1), "near, but not by a shift"),
+        (figures(0.15, 0.04, between=0.004), "near, but not by a shift"),
+        (figures(0.8, 0.95), "not a translation"),
+        (figures(0.9, 0.0, (0.55, 0.55), 0.004), "no gap"),
+        (figures(0.9, 0.0, (0.52, 0.52), 0.004, probe_low=0.51, probe_high=0.53), "no gap"),  # many pairs
+        (figures(0.9, 0.0, (0.61, 0.5), 0.004, probe_low=0.55, probe_high=0.67),
+         "between no gap and not a translation"),
+        (figures(0.08, 0.95, unexplained_low=0.06, unexplained_high=0.12), "between translation and in part"),
+        (figures(0.08, 0.95, unexplained_low=0.06, unexplained_high=0.09), "translation"),
+        (figures(0.05, 0.5, taken_low=0.4, taken_high=0.6), "between in part and near, but not by a shift"),
+    ],
+)  # fmt: skip
+def test_a_word_is_said_only_where_the_interval_lies_on_one_side(found, word):
+    assert gap_verdict.verdict(found)[0] == word
+
+
+def test_intervals_of_a_ratio_hold_it_and_narrow_with_sites():
+    random, width = np.random.default_rng(0), {}
+    for count in (20, 500):
+        sites = np.repeat(np.arange(count), 4)
+        bottom = random.uniform(1, 3, 4 * count)
+        top = 0.25 * bottom + 0.1 * random.normal(size=4 * count)
+        low, high = retrieval.ratio_over_sites(top, bottom, sites)
+        assert low < 0.25 < high and low < top.sum() / bottom.sum() < high
+        width[count] = high - low
+    assert width[500] < width[20] / 3
+    assert retrieval.ratio_over_sites(top, bottom, np.zeros(2000)) == (None, None)
+    names = np.array([f"s{k}" for k in sites])
+    assert retrieval.over_sites(top, names) == retrieval.over_sites(top, names)
+    medians = retrieval.median_over_sites(np.round(top, 1), names)
+    assert medians[0] <= np.median(np.round(top, 1)) <= medians[1]
+
+
+def test_draws_of_many_sites_are_bytes_and_made_once():
+    retrieval.draws_of_sites.cache_clear()
+    values, sites = np.random.default_rng(0).normal(size=10_000), np.arange(10_000)
+    for _ in range(5):
+        low, high = retrieval.over_sites(values, sites)
+    assert high - low == pytest.approx(2 * 1.96 / 100, rel=0.1)
+    assert retrieval.draws_of_sites.cache_info().misses == 1
+    drawn = retrieval.draws_of_sites(10_000, 0)
+    assert drawn.nbytes == retrieval.REPLICATES * 10_000 and (drawn.sum(axis=1, dtype=int) == 10_000).all()
+
+
+def test_the_null_is_many_permutations_with_their_spread(monkeypatch):
+    x = cloud(0, 100)
+    null = gap.measure(x, x.copy(), SITES[:100])["shuffled"]
+    assert null["permutations"] == gap.PERMUTATIONS
+    raw = null["raw"]
+    for figure, low, high in (
+        (null["cka"], null["cka_low"], null["cka_high"]),
+        (null["cka_unbiased"], null["cka_unbiased_low"], null["cka_unbiased_high"]),
+        (raw["alignment"], raw["alignment_low"], raw["alignment_high"]),
+        (raw["unexplained"], raw["unexplained_low"], raw["unexplained_high"]),
+        *((part["cosines"]["paired"], part["cosines"]["paired_low"], part["cosines"]["paired_high"])
+          for part in (raw, null["shift"])),
+        *((raw[way]["r_at_5"], raw[way]["r_at_5_low"], raw[way]["r_at_5_high"])
+          for way in ("rgb_to_sar", "sar_to_rgb")),
+    ):  # fmt: skip
+        assert low < figure < high
+    assert raw["unexplained"] == pytest.approx(1, abs=0.1) and abs(null["cka_unbiased"]) < 0.05
+    monkeypatch.setattr(gap, "PROBE", 60)
+    once = gap.measure(x, x.copy(), SITES[:100])["shuffled"]
+    assert once["permutations"] == 1 and "r_at_1_low" not in once["raw"]["sar_to_rgb"]
+
+
+def test_ranks_pooled_elsewhere_have_the_same_figures():
+    x, y = cloud(0), cloud(0) + 0.3 * cloud(1)
+    whole = gap.retrieval(x, y, SITES, seed=3)
+    found = retrieval.rank_figures(gap.ranks(x, y), np.full(300, 300), SITES, 3)
+    assert found == whole and found["chance_r_at_5"] == pytest.approx(5 / 300)
+    mixed = retrieval.rank_figures(np.array([1.0, 3, 8]), np.array([3, 3, 12]))
+    assert mixed["chance_r_at_5"] == pytest.approx((1 + 1 + 5 / 12) / 3) and "r_at_1_low" not in mixed
+
+
+def test_the_gap_of_the_rows_that_were_fitted_stands_beside():
+    train = np.isin(SITES, [f"s{k:02}" for k in range(20)])
+    x, y = cloud(), cloud()
+    y[~train, 1] += 0.5
+    found = gap.measure(x, y, SITES, train)
+    assert found["gap_of_fitted"]["norm"] < 1e-6 < 0.3 < found["gap"]["norm"]

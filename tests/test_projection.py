@@ -1,4 +1,4 @@
-"""Planes of embeddings against what they must be: exact PCA, seeded t-SNE, whole pairs, known statistics."""
+"""Planes of embeddings against what they must be: exact PCA, seeded t-SNE, known statistics."""
 
 import numpy as np
 import pytest
@@ -41,16 +41,6 @@ def test_trust_says_on_what_it_was_measured():
     found = projection.trust(x, x[:, :2])
     assert found["rows"] == projection.TRUST_ROWS and found["neighbours"] == projection.TRUST_NEIGHBOURS
     assert projection.trust(x[:6], x[:6, :2])["neighbours"] == 2
-
-
-def test_whole_pairs_by_id_alone():
-    ids = [f"t{k}" for k in range(100)]
-    chosen = projection.whole_pairs(ids, 41, seed=0)
-    assert len(chosen) == 20 and (np.diff(chosen) > 0).all()
-    mixed = np.random.default_rng(0).permutation(ids).tolist()
-    assert {mixed[k] for k in projection.whole_pairs(mixed, 41, seed=0)} == {ids[k] for k in chosen}
-    assert chosen.tolist() != projection.whole_pairs(ids, 41, seed=1).tolist()
-    assert projection.whole_pairs(ids, 200).tolist() == list(range(100))
 
 
 def test_statistics_of_known_pictures():

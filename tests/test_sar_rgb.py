@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import gap, sar_rgb
+from models import gap, sar_rgb, sar_rgb_steps, training
 from models.unet import UNet
 
 
@@ -34,10 +34,31 @@ def test_temperature_stays_bounded_and_learns_from_inside():
     net = small()
     for start, expected in ((20.0, 100.0), (-5.0, 1.0)):
         net.log_scale.data.fill_(start)
+        net.bound_scale()
         assert net.scale().item() == pytest.approx(expected, rel=1e-5)
     net.log_scale.data.fill_(2.0)
     net.scale().backward()
     assert net.log_scale.grad.item() == pytest.approx(math.exp(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("start, back", [(math.log(100) + 1e-3, -1), (-1e-3, 1)])
+def test_beyond_its_bound_the_temperature_can_return(start, back):
+    """As a step or its rounding leaves it: each of two steps pulls it to the inside."""
+    net = small(sar="features", rgb="features", rgb_bands=2)
+    learner = training.Learner(net, torch.device("cpu"), None, 0.01, 0.0, 0.0, 4, 1)
+    net.log_scale.data.fill_(start)
+    task = {"forward": net, "rank": 0, "alignment": 0.0, "uniformity": 0.0}
+    sar = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    net.sar_head.weight.data.copy_(net.rgb_head.weight.data)
+    rgb = sar if back > 0 else sar.flip(0)  # pairs found ask for a higher scale, pairs missed for a lower one
+    for step in range(2):
+        before = net.log_scale.item()
+        sar_rgb_steps.optimise(learner, task, sar, rgb, step, False)
+        assert (net.log_scale.item() - before) * back > 1e-3
+    learner.net.log_scale.data.fill_(9.0)
+    sar_rgb_steps.optimise(learner, task, sar, rgb, 2, False)
+    for one in (net, learner.average.net):
+        assert 1.0 <= one.scale().item() <= 100.0 * (1 + 1e-5)
 
 
 def test_loss_by_hand_and_its_chance_level():
@@ -63,9 +84,8 @@ def test_two_processes_mean_equals_the_whole_batch():
 
 def test_alignment_and_uniformity_are_those_of_the_report():
     sar, rgb = (F.normalize(torch.randn(40, 6), dim=1) for _ in range(2))
-    assert sar_rgb.alignment(sar, rgb).item() == pytest.approx(
-        gap.alignment(sar.numpy(), rgb.numpy()), rel=1e-5
-    )
+    expected = 2 - 2 * (sar * rgb).sum(dim=1).mean().item()  # of rows of length 1
+    assert sar_rgb.alignment(sar, rgb).item() == pytest.approx(expected, rel=1e-5)
     assert sar_rgb.uniformity(sar).item() == pytest.approx(gap.uniformity(sar.numpy()), abs=1e-4)
 
 

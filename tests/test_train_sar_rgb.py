@@ -1,5 +1,6 @@
 """train_sar_rgb.py, run as a user would, on small pairs that show one pattern in radar and in RGB."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,17 @@ from conftest import ROOT, THREADS, command, grid, refuse, result, run
 from scipy.ndimage import zoom
 
 import train_unet
-from data_prep import compose, frozen_features, rasters, sar_rgb_pairs, triplets
+from data_prep import (
+    compose,
+    frozen_features,
+    pictures,
+    rasters,
+    sar_rgb_curves,
+    sar_rgb_input,
+    sar_rgb_pairs,
+    triplets,
+)
+from data_prep.named_paths import named_paths
 from data_prep.runs import BadInput
 from models import frozen, sar_rgb, training
 from models.unet import UNet
@@ -165,7 +176,7 @@ def test_a_small_pair_is_padded_alike_with_no_data(pairs_folder):
 
 def test_statistics_are_those_of_all_valid_pixels(pairs_folder):
     chosen = triplets.read_manifest(pairs_folder).of("train")
-    found = sar_rgb_pairs.inspect(chosen, ("vv", "vh"), False, "")
+    found = sar_rgb_input.inspect(chosen, ("vv", "vh"), False, "")
     pairs = sar_rgb_pairs.SarRgbPairs(chosen.rows, ("vv", "vh"))
     every = [torch.stack([pairs[0, k][part] for k in range(len(pairs))]) for part in (0, 1)]
     for prefix, images in zip(("", "rgb_"), every, strict=True):
@@ -198,16 +209,23 @@ def test_features_are_kept_by_picture_turn_and_weights(pairs_folder, tmp_path):
     features("b")
     assert sum(calls) == 56
     wide = [np.zeros((4, 6, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None]]
-    assert frozen_features.in_turns(wide[0], 8, encode).shape == (8, 12)
+    found = frozen_features.in_turns([*wide, wide[0][:, :4] + 9], 8, encode)
+    assert found.shape == (2, 8, 12)
+    assert np.array_equal(found[0], frozen_features.in_turns(wide, 8, encode)[0])
+    calls.clear()
+    assert np.array_equal(features("c", turns=1), first[:, :1]) and calls == [3]  # many pictures at once
 
 
 def test_frozen_weights_are_told_apart_and_named_kinds_checked():
     nets = [torch.nn.Linear(3, 2) for _ in range(2)]
     assert frozen.weights_hash(nets[0]) != frozen.weights_hash(nets[1])
     assert frozen.weights_hash(nets[0]) == frozen.weights_hash(nets[0])
-    for weights in (["dinov2"], ["unet=x"], ["dinov2="], ["clip=a", "clip=b"], ["clip=a"]):
-        with pytest.raises(ValueError, match="--weights"):
-            frozen.load({"sar": "unet", "rgb": "dinov2"}, weights)
+    for texts in (["dinov2"], ["unet=x"], ["dinov2="], ["clip=a", "clip=b"], ["junk"]):
+        with pytest.raises(BadInput, match=r"--weights .*: expected NAME=PATH"):
+            named_paths(texts, frozen.FAMILIES, "--weights")
+    assert named_paths(["clip=a=b", "dinov2=c"], frozen.FAMILIES, "-") == {"clip": "a=b", "dinov2": "c"}
+    with pytest.raises(ValueError, match="--weights clip"):
+        frozen.load({"sar": "unet", "rgb": "dinov2"}, {"clip": "a"})
 
 
 # ---- training ----------------------------------------------------------------------------------------------
@@ -317,18 +335,29 @@ def test_a_unet_starts_from_the_radar_encoder(pairs_folder, trained, tmp_path):
     done = run("train_unet.py", *words)
     assert f"{len(given)} of " in done.stderr and "tensors start from" in done.stderr
     net = UNet(2, 4, 2, "group")
-    assert train_unet.take_init(net, trained / "best.pt", ("vv", "vh")) == len(given)
+    reads = {"bands": ["vv", "vh"], "units": "dB", "backscatter": "sigma0"}
+    assert train_unet.take_init(net, trained / "best.pt", reads) == len(given)
     assert all(torch.equal(net.state_dict()[name], value) for name, value in given.items())
-    with pytest.raises(BadInput, match="width 4, fits; here --width is 8"):
-        train_unet.take_init(UNet(2, 8, 2), trained / "best.pt", ("vv", "vh"))
-    with pytest.raises(BadInput, match="reads bands vv,vh, not vh,vv"):
-        train_unet.take_init(net, trained / "best.pt", ("vh", "vv"))
+    for other, saying in (
+        (UNet(2, 8, 2, "group"), "width 4, not 8; pass --width 4"),
+        (UNet(2, 4, 3, "group"), "depth 2, not 3"),
+        (UNet(2, 4, 2, "batch"), "norm group, not batch"),
+    ):
+        with pytest.raises(BadInput, match=saying):
+            train_unet.take_init(other, trained / "best.pt", reads)
+    for change, saying in (
+        ({"bands": ["vh", "vv"]}, "reads bands vv,vh, not vh,vv"),
+        ({"units": "8-bit"}, "reads units dB, not 8-bit"),
+        ({"backscatter": "gamma0_rtc"}, "reads backscatter sigma0, not gamma0_rtc"),
+    ):
+        with pytest.raises(BadInput, match=saying):
+            train_unet.take_init(net, trained / "best.pt", reads | change)
     state = load(trained / "best.pt")
     headless = sar_rgb.SarRgb(2, sar="resnet18", width=4, depth=2)
     state |= {"arguments": headless.arguments, "weights": headless.state_dict()}
     torch.save(state, tmp_path / "r.pt")
     with pytest.raises(BadInput, match="the SAR encoder is 'resnet18'"):
-        train_unet.take_init(net, tmp_path / "r.pt", ("vv", "vh"))
+        train_unet.take_init(net, tmp_path / "r.pt", reads)
 
 
 # ---- what it refuses ---------------------------------------------------------------------------------------
@@ -343,6 +372,7 @@ def test_a_unet_starts_from_the_radar_encoder(pairs_folder, trained, tmp_path):
         (["--crop", 2], "--crop 2"),
         (["--bands", "vv", "--sar-encoder", "clip"], "choose --compose"),
         (["--resume", "nowhere.pt"], "no such checkpoint"),
+        (["--weights", "junk", "--dry-run"], "--weights junk: expected NAME=PATH"),
     ],
 )
 def test_bad_arguments_are_one_sentence(pairs_folder, tmp_path, words, saying):
@@ -354,7 +384,7 @@ def test_pairs_that_cannot_be_used_are_refused_by_name(pairs_folder):
     def inspect(change, skip_bad=False):
         chosen = triplets.read_manifest(pairs_folder).of("train")
         chosen.rows[1] = {**chosen.rows[1], **change}
-        sar_rgb_pairs.inspect(chosen, ("vv", "vh"), skip_bad, "")
+        sar_rgb_input.inspect(chosen, ("vv", "vh"), skip_bad, "")
         return chosen
 
     other = triplets.read_manifest(pairs_folder).rows[0]
@@ -373,6 +403,97 @@ def test_a_single_pair_a_batch_is_refused():
     rows = [{"id": str(k), "site": "s", "row": "0", "col": "0"} for k in range(6)]
     with pytest.raises(BadInput, match="6 training triplets of 1 grounds"):
         sar_rgb_pairs.check_batches(rows, 8)
+    grounds = [row | {"col": str(k)} for k, row in enumerate(rows)]
+    assert sar_rgb_pairs.check_batches(grounds, 6, 3) == 1
+    with pytest.raises(BadInput, match="1 for each of 4 processes, which need 2"):
+        sar_rgb_pairs.check_batches(grounds, 6, 4)
+
+
+@pytest.mark.parametrize("flag", ["--batch", "--seed", "--epochs"])
+def test_it_goes_on_only_with_the_plan_it_began(pairs_folder, trained, tmp_path, flag):
+    words = ["--data", pairs_folder, "--out", tmp_path / "t", *TINY, "--resume", trained / "last.pt"]
+    refuse("train_sar_rgb.py", *words, flag, 6, saying=f"last.pt: was trained with {flag} ")
+
+
+def test_seen_sites_are_named_and_an_old_checkpoint_without_them_goes_on(pairs_folder, trained, tmp_path):
+    state, rows = load(trained / "last.pt"), triplets.read_manifest(pairs_folder).rows
+    assert state["contract"]["seen"] == sar_rgb_pairs.seen_sites(rows)
+    assert len(state["contract"]["seen"]) == 15
+    few = sar_rgb_pairs.seen_sites([{"site": "s0"}, {"site": "s0"}])
+    assert few == [hashlib.sha256(b"s0").hexdigest()[:16]] and few[0] in state["contract"]["seen"]
+    del state["contract"]["seen"], state["plan"]
+    torch.save(state, tmp_path / "old.pt")
+    shutil.copy(trained / "log.jsonl", tmp_path)
+    assert sar_rgb.load(tmp_path / "old.pt")[1]["contract"].get("seen") is None
+    words = ["--data", pairs_folder, "--out", tmp_path / "t", *TINY, "--resume", tmp_path / "old.pt"]
+    assert "going on from" in run("train_sar_rgb.py", *words).stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": 5}, {"mean": [1.0, float("nan")]}, {"std": [1.0, 0.0]}, {"rgb_mean": [1.0, 2.0]},
+        {"rgb_std": "abc"}, {"rgb_encoder": "unet"}, {"sar_encoder": {"name": "dinov2", "sha256": "0"}},
+        {"bands": "vv"}, {"units": 3}, {"tile": "32"}, {"seen": 4}, {"seen": [1]}, {"speckle": []},
+        {"rgb_encoder": {"name": "dinov2", "sha256": "0", "network": "a", "provenance": "b", "random": True,
+                         "size": 224}},
+    ],
+)  # fmt: skip
+def test_a_crafted_contract_is_refused_in_a_sentence(trained, tmp_path, change):
+    state = load(trained / "best.pt")
+    state["contract"] |= change
+    torch.save(state, tmp_path / "c.pt")
+    with pytest.raises(training.CheckpointError, match="input contract"):
+        load(tmp_path / "c.pt")
+
+
+def test_crafted_weights_are_refused(trained, tmp_path):
+    for change in ({"weights": {"down": 3}}, {"average": [1]}, {"average": {"down": "x"}}):
+        torch.save(load(trained / "best.pt") | change, tmp_path / "c.pt")
+        with pytest.raises(training.CheckpointError, match="no checkpoint of this project"):
+            load(tmp_path / "c.pt")
+
+
+def test_batch_norms_of_processes_are_shared_on_cuda_and_spoken_of_elsewhere(pairs_folder, tmp_path):
+    net = sar_rgb.SarRgb(2, width=4, depth=2)
+    names = list(net.state_dict())
+    assert training.has_batch_norm(net)
+    assert not training.has_batch_norm(sar_rgb.SarRgb(2, width=4, depth=2, norm="group"))
+    shared = training.norms_over_processes(net)
+    norms = [layer for layer in shared.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+    assert {type(layer) for layer in norms} == {torch.nn.SyncBatchNorm} and len(norms) == 12
+    assert list(shared.state_dict()) == names
+    words = ["--data", pairs_folder, "--out", tmp_path / "b", *TINY, "--norm", "batch", "--dry-run"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*start, str(ROOT / "train_sar_rgb.py"), *map(str, words)], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, **THREADS},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("batch norms see the pairs of one process, 4 of 8") == 1
+
+
+def test_each_set_stays_in_memory_by_its_own_size():
+    small, large = ([{"height": side, "width": side}] * 10 for side in (10, 100))
+    each = [4 * 5 * 10 * side**2 for side in (10, 100)]
+    for sets, room, expected in (
+        ([small, large], sum(each), [True, True]),
+        ([small, large], sum(each) - 1, [True, False]),
+        ([large, small], each[0], [False, True]),
+        ([small, large], each[0] - 1, [False, False]),
+    ):
+        assert sar_rgb_pairs.which_fit(sets, ("vv", "vh"), room) == expected
+
+
+def test_the_temperature_is_drawn_from_zero(monkeypatch, tmp_path):
+    record = {"judged_on": "val", "train_loss": 1, "loss": 1, "gallery": 4, "gap": 0.1}
+    record |= {way: {"r_at_1": 0.5} for way in sar_rgb_curves.WAYS}
+    records = [record | {"epoch": k, "temperature": 0.07 - 0.001 * k} for k in range(3)]
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda fig, path: drawn.append(fig))
+    sar_rgb_curves.training_curves(tmp_path / "c.png", records, "")
+    axes = next(axes for axes in drawn[0].axes if axes.get_ylabel() == "temperature")
+    assert axes.get_ylim()[0] == 0 and [0.07, 0.07] in [list(line.get_ydata()) for line in axes.lines]
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(pairs_folder, trained, tmp_path):

@@ -62,6 +62,9 @@ def test_resume_may_come_from_another_folder(triplets_folder, trained, tmp_path)
     refuse(
         "train_unet.py", *words, "--out", tmp_path / "c", "--resume", trained / "best.pt", saying="start anew"
     )
+    more = ["--resume", tmp_path / "a" / "last.pt", "--seed", 3]
+    said = "was trained with --seed 0, not 3"
+    refuse("train_unet.py", *words, "--out", tmp_path / "e", *more, saying=said)
     refuse(
         "train_unet.py",
         *words,
