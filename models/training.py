@@ -1,6 +1,6 @@
 """Of training and inference: device, precision, normalising, schedule, EMA, checkpoints.
 
-Needs torch, contract_kinds.py beside.
+Needs torch; load_checkpoint models/contract_kinds.py.
 """
 
 import atexit
@@ -15,8 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-
-from models import contract_kinds
 
 FORMAT = 1  # of checkpoints
 JOBS = {"unet": "train_unet.py", "sar-rgb": "train_sar_rgb.py"}  # that write a checkpoint of a model
@@ -308,6 +306,8 @@ def load_checkpoint(path: Path, map_location="cpu", model: str | None = "unet") 
     missing = [name for name in CONTRACTS[state["model"]] if name not in contract]
     if missing:
         raise CheckpointError(f"{path}: its input contract lacks {', '.join(missing)}")
+    from models import contract_kinds  # here: all but checkpoints can be copied without it
+
     wrong = contract_kinds.wrong_entry(contract)
     if wrong:
         said = repr(contract[wrong])
