@@ -1,7 +1,6 @@
 """What an encoder of pairs sees of each triplet, and chips of triplets for people."""
 
 import base64
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -45,38 +44,20 @@ class EmbeddingInputs:
 
         Rows get height and width. go_on: called after each, may raise to stop.
         """
-        good, bad = [], []
-        with contextlib.ExitStack() as stack:
-            pool = ThreadPoolExecutor(runs.core_count())
-            stack.callback(pool.shutdown, cancel_futures=True)
-            found = runs.progress(pool.map(self._look, range(len(self))), len(self), "reading")
-            for row, problem in zip(self.rows, found, strict=True):
-                go_on()
-                if problem is None:
-                    good.append(row)
-                    continue
-                if not skip_bad:
-                    hint = "Mend it, or leave such triplets out with --skip-bad."
-                    raise BadInput(f"{problem.rstrip('.')}. {hint}")
-                runs.say(f"left out: {problem}")
-                bad.append(problem)
-        self.rows = good
+        bad, numbers = [], range(len(self))
+        good = triplets.each_good(numbers, self._look, skip_bad, "reading", bad, go_on)
+        self.rows = [self.rows[index] for index, _ in list(good)]
         return bad
 
-    def _look(self, index: int) -> str | None:
-        row = self.rows[index]
-        try:
-            found = self[0, index]
-        except BadInput as error:
-            return str(error)
+    def _look(self, index: int) -> None:
+        row, found = self.rows[index], self[0, index]
         seen = [part.any() for part in found.get("valid", ())]
         seen += [np.isfinite(found[name]).all(axis=0).any() for name in ("sar", "rgb") if name in found]
         if not all(seen):
-            return f"{row['id']}: no pixel of its RGB or of its SAR is valid."
+            raise BadInput(f"{row['id']}: no pixel of its RGB or of its SAR is valid.")
         row["height"], row["width"] = (
             found["pictures"].shape[1:3] if "pictures" in found else triplets.picture_size(row)
         )
-        return None
 
 
 def same_size(row: dict, sar: tuple, rgb: tuple) -> None:

@@ -1,12 +1,10 @@
 """The RGB picture and the radar picture of triplets beside each other, and which triplets to take when."""
 
-import contextlib
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from data_prep import compose, runs, triplets
+from data_prep import compose, triplets
 from data_prep.runs import BadInput
 
 GROUPS = 256  # of sites, so that memory does not grow with their number
@@ -41,34 +39,18 @@ class PicturePairs:
         go_on: called after each, may raise to stop.
         Rows get height, width, known (share of pixels with label and both pictures), snow (share of those).
         """
-        good, bad = [], []
-        with contextlib.ExitStack() as stack:
-            pool = ThreadPoolExecutor(runs.core_count())
-            stack.callback(pool.shutdown, cancel_futures=True)
-            found = runs.progress(pool.map(self._look, range(len(self))), len(self), "reading")
-            for row, problem in zip(self.rows, found, strict=True):
-                go_on()
-                if problem is None:
-                    good.append(row)
-                    continue
-                if not skip_bad:
-                    hint = "Mend it, or leave such triplets out with --skip-bad."
-                    raise BadInput(f"{problem.rstrip('.')}. {hint}")
-                runs.say(f"left out: {problem}")
-                bad.append(problem)
-        self.rows = good
+        bad, numbers = [], range(len(self))
+        good = triplets.each_good(numbers, self._look, skip_bad, "reading", bad, go_on)
+        self.rows = [self.rows[index] for index, _ in list(good)]
         return bad
 
-    def _look(self, index: int) -> str | None:
-        row = self.rows[index]
-        try:
-            _, mask, seen, _ = self[0, index]
-        except BadInput as error:
-            return str(error)
+    def _look(self, index: int) -> None:
+        row, (_, mask, seen, _) = self.rows[index], self[0, index]
         row["height"], row["width"] = mask.shape
         known = seen & (mask != triplets.NO_DATA)
         row["known"], row["snow"] = float(known.mean()), float((mask[known] == 1).sum() / max(1, known.sum()))
-        return None if seen.any() else f"{row['id']}: no pixel is seen in both RGB and SAR."
+        if not seen.any():
+            raise BadInput(f"{row['id']}: no pixel is seen in both RGB and SAR.")
 
 
 def sites_in_turn(rows: list[dict]) -> list[dict]:

@@ -1,11 +1,8 @@
 """Pairs of radar and RGB to train on, checked file by file, and what a checkpoint says of them."""
 
-import contextlib
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
-from data_prep import runs, triplets
+from data_prep import triplets
 from data_prep.channels import check_channels, need_weather, planes_by_file
 from data_prep.runs import BadInput
 from data_prep.sar_rgb_pairs import read_rgb, read_sar, seen_sites
@@ -48,48 +45,27 @@ def inspect(chosen: triplets.Triplets, channels, skip_bad: bool, label: str, go_
     """
 
     def look(row):
-        try:
-            sar, rgb = read_sar(row, channels), read_rgb(row)
-            if sar.shape[1:] != rgb.shape[1:]:
-                raise BadInput(
-                    f"{row['id']}: SAR is {sar.shape[1:]} pixels, RGB {rgb.shape[1:]}; they must be equal."
-                )
-            row["height"], row["width"] = sar.shape[1:]
-            sums = []
-            for name, image in (("sar", sar), ("rgb", rgb)):
-                valid = image[:, np.isfinite(image).all(axis=0)].astype(np.float64)
-                if not valid.size:
-                    raise BadInput(f"{row[name]}: no valid pixel.")
-                sums.append((valid.shape[1], valid.sum(axis=1), (valid**2).sum(axis=1)))
-            return sums, None
-        except BadInput as error:
-            return None, str(error)
+        sar, rgb = read_sar(row, channels), read_rgb(row)
+        if sar.shape[1:] != rgb.shape[1:]:
+            raise BadInput(
+                f"{row['id']}: SAR is {sar.shape[1:]} pixels, RGB {rgb.shape[1:]}; they must be equal."
+            )
+        row["height"], row["width"] = sar.shape[1:]
+        sums = []
+        for name, image in (("sar", sar), ("rgb", rgb)):
+            valid = image[:, np.isfinite(image).all(axis=0)].astype(np.float64)
+            if not valid.size:
+                raise BadInput(f"{row[name]}: no valid pixel.")
+            sums.append((valid.shape[1], valid.sum(axis=1), (valid**2).sum(axis=1)))
+        return sums
 
-    good, totals = [], [[0, 0.0, 0.0], [0, 0.0, 0.0]]
-    with contextlib.ExitStack() as stack:
-        pool = ThreadPoolExecutor(runs.core_count())
-        stack.callback(pool.shutdown, cancel_futures=True)
-        found = runs.progress(pool.map(look, chosen.rows), len(chosen.rows), label)
-        for row, (sums, problem) in zip(chosen.rows, found, strict=True):
-            go_on()
-            if problem:
-                if not skip_bad:
-                    raise BadInput(
-                        f"{problem.rstrip('.')}; mend it, or leave such triplets out with --skip-bad."
-                    )
-                runs.say(f"left out: {problem}")
-                chosen.bad.append(problem)
-                continue
-            good.append(row)
-            totals = [
-                [have + more for have, more in zip(*both, strict=True)]
-                for both in zip(totals, sums, strict=True)
-            ]
-    chosen.rows = good
-    statistics = {}
-    for prefix, (count, total, square) in zip(("", "rgb_"), totals, strict=True):
-        mean = total / max(1, count)
-        std = np.sqrt(np.maximum(square / max(1, count) - mean**2, 0))
-        statistics[f"{prefix}mean"] = np.asarray(mean).tolist()
-        statistics[f"{prefix}std"] = np.where(std > 1e-6, std, 1.0).tolist()
+    good, totals = [], {"": [0, 0.0, 0.0], "rgb_": [0, 0.0, 0.0]}
+    for row, sums in triplets.each_good(chosen.rows, look, skip_bad, label, chosen.bad, go_on):
+        good.append(row)
+        for total, of_picture in zip(totals.values(), sums, strict=True):
+            total[:] = [have + more for have, more in zip(total, of_picture, strict=True)]
+    chosen.rows, statistics = good, {}
+    if good:
+        for prefix, total in totals.items():
+            statistics[f"{prefix}mean"], statistics[f"{prefix}std"] = triplets.mean_and_std(*total)
     return statistics

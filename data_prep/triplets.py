@@ -1,5 +1,6 @@
 """The manifest of SAR/RGB/mask triplets and their arrays; the original's folders of PNGs are read as well."""
 
+import contextlib
 import csv
 import hashlib
 import math
@@ -307,6 +308,41 @@ def read_pair(
     return image, np.where(missing, np.uint8(NO_DATA), mask)
 
 
+def each_good(items, look, skip_bad: bool, label: str, bad: list[str], go_on=lambda: None):
+    """Yield (item, look(item)), in order, several at once, of the items that look() can read.
+
+    One it cannot read, a BadInput, ends the run, or with skip_bad is said and added to `bad`. go_on: called
+    after each, may raise to stop.
+    """
+
+    def try_it(item):
+        try:
+            return look(item), None
+        except BadInput as error:
+            return None, str(error).rstrip(".")
+
+    with contextlib.ExitStack() as stack:
+        pool = ThreadPoolExecutor(core_count())
+        stack.callback(pool.shutdown, cancel_futures=True)
+        found = progress(pool.map(try_it, items), len(items), label)
+        for item, (value, problem) in zip(items, found, strict=True):
+            go_on()
+            if problem is None:
+                yield item, value
+            elif skip_bad:
+                say(f"left out: {problem}")
+                bad.append(problem)
+            else:
+                raise BadInput(f"{problem}; mend it, or leave such triplets out with --skip-bad.")
+
+
+def mean_and_std(count: int, total: np.ndarray, square: np.ndarray) -> tuple[list[float], list[float]]:
+    """Per channel, from sums and sums of squares (C) over `count` pixels; a constant channel has std 1."""
+    mean = total / max(1, count)
+    std = np.sqrt(np.maximum(square / max(1, count) - mean**2, 0))
+    return mean.tolist(), np.where(std > 1e-6, std, 1.0).tolist()
+
+
 def inspect(triplets: Triplets, channels, target: str, skip_bad: bool, label: str) -> dict:
     """Read every triplet once: drop or refuse bad ones; count, sum, square-sum each channel; count classes.
 
@@ -315,43 +351,27 @@ def inspect(triplets: Triplets, channels, target: str, skip_bad: bool, label: st
     """
 
     def look(row):
-        try:
-            image, mask = read_pair(row, channels, target)
-            row["height"], row["width"] = mask.shape
-            valid = image[:, mask != NO_DATA].astype(np.float64)
-            counts = [int((mask == 0).sum()), int((mask == 1).sum())]
-            return valid.shape[1], valid.sum(axis=1), (valid**2).sum(axis=1), counts, None
-        except BadInput as error:
-            return 0, 0, 0, [0, 0], str(error)
+        image, mask = read_pair(row, channels, target)
+        row["height"], row["width"] = mask.shape
+        valid = image[:, mask != NO_DATA].astype(np.float64)
+        classes = [int((mask == 0).sum()), int((mask == 1).sum())]
+        return valid.shape[1], valid.sum(axis=1), (valid**2).sum(axis=1), classes
 
-    good, images = [], 0
-    totals = [0, np.zeros(len(channels)), np.zeros(len(channels)), np.zeros(2, np.int64)]
-    with ThreadPoolExecutor(core_count()) as pool:
-        for row, (count, total, square, classes, problem) in zip(
-            triplets.rows, progress(pool.map(look, triplets.rows), len(triplets.rows), label), strict=False
-        ):
-            if problem:
-                if not skip_bad:
-                    raise BadInput(
-                        f"{problem.rstrip('.')}; mend it, or leave such triplets out with --skip-bad."
-                    )
-                say(f"left out: {problem}")
-                triplets.bad.append(problem)
-                continue
-            good.append(row)
-            images += count > 0
-            totals = [totals[0] + count, totals[1] + total, totals[2] + square, totals[3] + classes]
+    good, images, count = [], 0, 0
+    total, square, classes = np.zeros(len(channels)), np.zeros(len(channels)), np.zeros(2, np.int64)
+    for row, found in each_good(triplets.rows, look, skip_bad, label, triplets.bad):
+        good.append(row)
+        images, count = images + (found[0] > 0), count + found[0]
+        total, square, classes = total + found[1], square + found[2], classes + found[3]
     triplets.rows = good
-    count = max(1, totals[0])
-    mean = totals[1] / count
-    std = np.sqrt(np.maximum(totals[2] / count - mean**2, 0))
+    mean, std = mean_and_std(count, total, square)
     return {
-        "mean": mean.tolist(),
-        "std": np.where(std > 1e-6, std, 1.0).tolist(),
-        "pixels": totals[0],
+        "mean": mean,
+        "std": std,
+        "pixels": count,
         "images": images,
-        "snow_free": int(totals[3][0]),
-        "snow": int(totals[3][1]),
+        "snow_free": int(classes[0]),
+        "snow": int(classes[1]),
     }
 
 

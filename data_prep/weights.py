@@ -14,6 +14,7 @@ hidden in --out until it is converted. A fetch that was cut starts again. --over
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -311,6 +312,28 @@ def main(args) -> int:
             runs.say(f"would bring {model}: {SOURCES[model].provenance}")
         return runs.DONE
     run.begin()
+    with open(args.out / ".lock", "w") as lock:
+        wait_for(lock, args.out, stop)
+        return bring(args, run, wanted, stop)
+
+
+def wait_for(lock, out: Path, stop: runs.StopSignal) -> None:
+    """Take the lock; where another run brings weights into the folder, once that has ended."""
+    said = False
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not said:
+            runs.say(f"{out}: another run brings weights here; waiting for it")
+        said = True
+        leave_if(stop)
+        time.sleep(0.2)
+
+
+def bring(args, run, wanted: list[str], stop: runs.StopSignal) -> int:
+    """Fetch, check and convert what is missing; write the records and the result."""
+    records = held(args.out)
+    missing = [model for model in wanted if args.overwrite or model not in records]
     (args.out / "result.json").unlink(missing_ok=True)
     for model in missing:
         source = SOURCES[model]

