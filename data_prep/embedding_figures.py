@@ -131,6 +131,7 @@ STYLES = {
     "moved": {"color": "#009E73", "marker": "^"},
     "shuffled": {"color": "#777777", "marker": "v"},
 }
+LOW_CHANCE = 0.05  # of R@1, under which its axis is logarithmic
 WAYS = {"sar_to_rgb": "SAR finds RGB", "rgb_to_sar": "RGB finds SAR"}
 
 
@@ -150,9 +151,11 @@ def retrieval(path: Path, found: dict, treatments, at, limits, title: str, note:
                 shift = 1 + 0.06 * (number - (len(parts) - 1) / 2)
                 draw(axes, np.array(at) * shift, figures[treatment][way], [f"r_at_{k}" for k in at], name)
             axes.plot(at, [min(1, k * chance) for k in at], ls=":", color="black", lw=1, label="chance")
-            axes.set(xscale="log", ylim=(-chance / 3, 1.15))
-            axes.set_yscale("symlog", linthresh=chance, linscale=0.5)
-            ticks = [0, *(t for t in (0.001, 0.01, 0.1, 1) if t > chance)]
+            axes.set(xscale="log", ylim=(-min(chance, 0.1) / 3, 1.15 if chance < LOW_CHANCE else 1.05))
+            ticks = [0, 0.25, 0.5, 0.75, 1]
+            if chance < LOW_CHANCE:
+                axes.set_yscale("symlog", linthresh=chance, linscale=0.5)
+                ticks = [0, *(t for t in (0.001, 0.01, 0.1, 1) if t > chance)]
             axes.set_yticks(ticks, [f"{t:g}" for t in ticks], fontsize=6)
             axes.minorticks_off()
             axes.set_xticks(at, [str(k) for k in at], fontsize=6)
@@ -177,6 +180,8 @@ def retrieval(path: Path, found: dict, treatments, at, limits, title: str, note:
         axes.grid(axis="y", color="#E5E5E5", lw=0.5)
         axes.tick_params(axis="y", labelsize=6)
     grid[0, -1].set_yscale("log")  # random weights lie a hundred times as far apart as trained ones
+    grid[0, -1].yaxis.set_major_formatter("{x:g}")
+    grid[0, -1].yaxis.set_minor_formatter("")
     for value in limits:
         grid[0, -1].axhline(value, color="black", ls="--", lw=0.6)
     grid[1, -1].set_ylim(0, 1.05)

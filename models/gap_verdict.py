@@ -49,10 +49,13 @@ def words(found: dict) -> list[str]:
 
 
 def share(figures: dict, key: str) -> str:
-    """A figure in percent with its interval."""
-    low, high = ends(figures, key)
-    interval = "" if figures.get(f"{key}_low") is None else f" ({100 * low:.0f} to {100 * high:.0f} %)"
-    return f"{100 * (figures[key] or 0):.0f} %{interval}"
+    """A figure in percent, or in times where it is ten or more, with its interval."""
+    value, (low, high) = figures[key] or 0, ends(figures, key)
+    factor, unit = (1, "times") if value >= 10 else (100, "%")
+    interval = (
+        "" if figures.get(f"{key}_low") is None else f" ({factor * low:.0f} to {factor * high:.0f} {unit})"
+    )
+    return f"{factor * value:.0f} {unit}{interval}"
 
 
 def verdict(found: dict) -> tuple[str, str]:

@@ -75,7 +75,7 @@ def test_by_site_and_year_both_are_new(curated, tmp_path):
 
 
 def test_by_block_keeps_its_distance(tmp_path):
-    site = write_site(tmp_path / "scenes", "wide", 1, height=640, width=640)
+    site = write_site(tmp_path / "scenes", "wide", 1, height=448, width=448)
     run("curate", "--data", tmp_path / "scenes", "--out", tmp_path / "c", "--workers", 0, "--tile", 32)
     run(
         "split",
@@ -86,12 +86,12 @@ def test_by_block_keeps_its_distance(tmp_path):
         "--by",
         "block",
         "--block-m",
-        1280,
+        960,
         "--buffer-m",
         300,
     )
     rows = table(tmp_path / "s" / "triplets.csv")
-    assert site.name == "wide" and len(rows) == 400 and any(not row["split"] for row in rows)
+    assert site.name == "wide" and len(rows) == 196 and any(not row["split"] for row in rows)
     kept = [(row["split"], int(row["row"]), int(row["col"])) for row in rows if row["split"]]
     for a, r, c in kept:
         for b, r2, c2 in kept:
