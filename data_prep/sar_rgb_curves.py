@@ -28,10 +28,10 @@ def training_curves(path: Path, records: list[dict], title: str) -> None:
     temperature.plot(x, [record["temperature"] for record in records], color="#CC79A7", marker=".")
     temperature.axhline(START, color="#444444", linestyle=":", label=f"at the start, {START}")
     temperature.set(ylabel="temperature", xlabel="epoch")
-    temperature.set_ylim(bottom=0)
+    temperature.set_ylim(0, 1.1 * temperature.get_ylim()[1])
     gap.plot(x, [record["gap"] for record in records], color="#E69F00", marker=".")
-    gap.set(ylabel=f"distance of the means ({judged})", xlabel="epoch")
-    gap.set_ylim(bottom=0)
+    gap.set(ylabel=f"norm of the gap ({judged})", xlabel="epoch")
+    gap.set_ylim(0, 1.1 * gap.get_ylim()[1])
     temperature.xaxis.get_major_locator().set_params(integer=True)
     for axes in (loss, found, temperature):
         axes.legend(frameon=False, fontsize=7)
