@@ -11,28 +11,18 @@ best.pt starts a U-Net from the radar encoder.
 """
 
 import argparse
-import contextlib
 import functools
-import itertools
 import math
-import os
-import shutil
 import sys
-import time
 from pathlib import Path
 
-from data_prep import runs
+from data_prep import learning, runs
 from data_prep.named_paths import named_paths
 from data_prep.runs import BadInput
 
 SCRATCH, FROZEN = ("unet", "resnet18", "vit"), ("dinov2", "clip")
 KEPT_BYTES = 1 << 30  # of decoded pairs, up to which they are read once and stay in memory
 SHOWN = 512  # training rows that retrieval is watched on where there is no validation
-
-
-def check_stop(stop) -> None:
-    if stop.requested:
-        raise runs.Interrupted(f"Stopped by {stop.requested}.")
 
 
 # ---- net ---------------------------------------------------------------------------------------------------
@@ -93,46 +83,6 @@ def build_net(args, bands: int, frozen: dict):
 # ---- learning ----------------------------------------------------------------------------------------------
 
 
-def train_one_epoch(learner, task, args, batches, progress, stop, save_last) -> dict:
-    """Go through the rest of the epoch; returns mean loss, and the share of time spent waiting for data."""
-    from models import sar_rgb_steps
-
-    learner.net.train()
-    began = mark = said = time.time()
-    waited, first = 0.0, progress["step"]
-    for sar, rgb, _ in itertools.islice(batches, task["steps_per_epoch"] - progress["batch"]):
-        waited += time.time() - mark
-        loss, stopping = sar_rgb_steps.optimise(
-            learner, task, sar, rgb, progress["step"], bool(stop.requested)
-        )
-        if not math.isfinite(loss):
-            raise SystemExit(
-                f"train_sar_rgb.py: loss is {loss} at step {progress['step']}; stopped before it could spoil "
-                "the weights, last.pt is sound. Lower --learning-rate or pass --amp off."
-            )
-        progress["step"], progress["batch"] = progress["step"] + 1, progress["batch"] + 1
-        progress["loss_sum"] += loss
-        mark = time.time()
-        if mark - said > 15:
-            said, pace = mark, (mark - began) / (progress["step"] - first)
-            minutes = pace * (learner.steps - progress["step"]) / 60
-            at = f"epoch {progress['epoch'] + 1}/{args.epochs} step {progress['step']}/{learner.steps}"
-            runs.say(
-                f"{at} loss {loss:.4f}  {pace:.2f} s a step, data {waited / (mark - began):.0%}, "
-                f"about {minutes:.1f} min to go"
-            )
-        if stopping:
-            save_last()
-            at = f"step {progress['step']} of {learner.steps}"
-            raise runs.Interrupted(f"{stop.requested or 'stopped'} at {at}, saved in last.pt.")
-    seconds = time.time() - began
-    return {
-        "step": progress["step"], "train_loss": progress["loss_sum"] / task["steps_per_epoch"],
-        "learning_rate": learner.optimizer.param_groups[0]["lr"], "seconds": seconds,
-        "data_share": waited / max(1e-9, seconds),
-    }  # fmt: skip
-
-
 def better(record: dict, best: dict) -> bool:
     """Higher mean reciprocal rank, of both ways; lower loss where equal. Without validation: the last."""
     if best["epoch"] < 0 or record["judged_on"] == "train":
@@ -142,52 +92,54 @@ def better(record: dict, best: dict) -> bool:
 
 def fit(args, run, learner, task, sets, contract, stop) -> dict:
     """The epochs, going on from last.pt if there is one; returns the figures of the result."""
-    import torch
-
     from data_prep import batches, sar_rgb_curves, sar_rgb_pairs
     from models import sar_rgb_steps, training
 
     rank, ranks = task["rank"], task["ranks"]
     plan = {"batch": args.batch, "epochs": args.epochs, "seed": args.seed}
-    start = next((path for path in (args.out / "last.pt", args.resume) if path and path.exists()), None)
     progress = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "best": {"epoch": -1}}
-    if start:
-        progress = resume(learner, start, contract, plan)
-    training.wait_for_processes()  # nobody writes before all have read
-    records = []
-    if rank == 0:
-        for name in ("best.pt", "log.jsonl") if start else ():
-            source = start.parent / name
-            if source.exists() and not (args.out / name).exists():  # --resume from another folder
-                with runs.atomic(args.out / name) as temporary:
-                    shutil.copyfile(source, temporary)
-        records = run.cut_log(lambda record: record["epoch"] < progress["epoch"])
+
+    def load(path):
+        old = {"seen": contract["seen"]}
+        return training.load_last(learner, path, contract, plan, "sar-rgb", old)
+
+    saved = training.done_by_first(lambda: learning.last_checkpoint(args, load), learning.LEAVING)
+    if saved:
+        if rank:
+            learner.load(saved)
+        learner.net.bound_scale()
+        progress = saved["progress"]
+    records = run.cut_log(lambda record: record["epoch"] < progress["epoch"]) if rank == 0 else []
 
     def save(name, **more):
         more |= {"seed": args.seed, "plan": plan, "best": progress["best"]}
         more |= {"epoch": progress["epoch"], "step": progress["step"]}
-        path = args.out / name
-        with runs.atomic(path) as temporary, runs.disk_errors(path, RuntimeError):
-            torch.save(training.checkpoint(learner.net, contract, model="sar-rgb", **more), temporary)
+        state = training.checkpoint(learner.net, contract, model="sar-rgb", **more)
+        learning.write_checkpoint(args.out / name, state)
 
     def save_last():
         if rank == 0:
             save("last.pt", **learner.state(), progress=progress)
+        training.wait_for_processes()  # who leaves before it is written would end all
 
     train, judged = sets["train"], sets["judged"]
-    order = sar_rgb_pairs.epochs(
-        train.rows, args.batch, args.seed, progress["epoch"], args.epochs, progress["batch"], rank, ranks
-    )
+    begun = progress["epoch"], args.epochs, progress["batch"]
+    order = sar_rgb_pairs.epochs(train.rows, args.batch, args.seed, *begun, rank, ranks)
     train_batches = iter(batches.loader(train, order, args.workers))
     judged_order = batches.by_size(judged.rows, task["judged_batch"])
     judged_batches = batches.loader(judged, judged_order, args.workers, persistent=True)
+    job = {
+        "save_last": save_last,
+        "count": lambda batch: [len(batch[0]) * (place == rank) for place in range(ranks)],
+        "sums": functools.partial(training.sums_of_processes, device=learner.device),
+        "optimise": functools.partial(sar_rgb_steps.optimise, learner, task),
+    }  # fmt: skip
 
-    def out_of_patience():
-        return args.patience and progress["epoch"] - 1 - progress["best"]["epoch"] >= args.patience
-
-    while progress["epoch"] < args.epochs and not out_of_patience():
+    while progress["epoch"] < args.epochs and not learning.out_of_patience(args, progress):
         epoch = progress["epoch"]
-        record = train_one_epoch(learner, task, args, train_batches, progress, stop, save_last)
+        record = learning.train_one_epoch(
+            learner, progress, args.epochs, task["steps_per_epoch"], train_batches, stop, **job
+        )
         progress |= {"epoch": epoch + 1, "batch": 0, "loss_sum": 0.0}
         if rank == 0:
             try:
@@ -203,15 +155,11 @@ def fit(args, run, learner, task, sets, contract, stop) -> dict:
                 save("best.pt", weights=learner.average.net.state_dict())
             records.append({"epoch": epoch, **record, "peak_memory_mib": runs.peak_memory_mib()})
             run.log(**records[-1])  # before last.pt, or a kill between them would lose the record
-            save_last()
             say_epoch(args, records[-1], improved)
-        stopping = bool(stop.requested) or progress["epoch"] == args.stop_after
-        progress["best"], stopping = training.said_by_first((progress["best"], stopping))
-        if out_of_patience():
-            runs.say(f"no better epoch in {args.patience}: stopped early")
-        elif progress["epoch"] < args.epochs and stopping:
-            raise runs.Interrupted(f"{progress['epoch']} of {args.epochs} epochs done, saved in last.pt.")
-    if rank == 0:
+        save_last()
+        progress["best"] = training.said_by_first(progress["best"])
+        learning.say_why_no_more(args, progress)
+    if records:
         sar, rgb = encoders(args).values()
         title = f"SAR ({', '.join(contract['bands'])}; {sar}) against RGB ({rgb}){contract['origin']}"
         if any(contract[f"{name}_encoder"].get("random") for name in ("sar", "rgb")):
@@ -229,27 +177,6 @@ def say_epoch(args, record: dict, improved: bool) -> None:
         f"temperature {record['temperature']:.3f}  gap {record['gap']:.3f}  "
         f"{record['seconds']:.1f} s, data {record['data_share']:.0%}, {record['peak_memory_mib']:.0f} MiB"
     )
-
-
-def resume(learner, path: Path, contract: dict, plan: dict) -> dict:
-    """Load a last.pt of this contract and plan into the learner and return the progress it stands at."""
-    from models import training
-
-    try:
-        saved = training.load_checkpoint(path, learner.device, model="sar-rgb")
-        of_old = {"seen": contract["seen"]}  # which checkpoints lacked
-        if of_old | saved["contract"] != contract or "progress" not in saved:
-            raise training.CheckpointError(f"{path}: was trained on other data, bands or encoders")
-        training.check_plan(saved, plan, path)
-        learner.load(saved)
-        learner.net.bound_scale()
-    except training.CheckpointError as error:
-        raise BadInput(f"{error}; pass --overwrite to start anew.") from None
-    except (KeyError, RuntimeError, ValueError) as error:
-        why = f"does not fit these arguments ({str(error).splitlines()[0]})"
-        raise BadInput(f"{path}: {why}; pass --overwrite to start anew.") from None
-    runs.say(f"going on from {path}: epoch {saved['progress']['epoch']}, step {saved['progress']['step']}")
-    return saved["progress"]
 
 
 # ---- the job -----------------------------------------------------------------------------------------------
@@ -274,6 +201,7 @@ def get_parser():
     add("--width", **number, default=16, help="of a unet encoder: channels at full resolution")
     add("--depth", **number, default=4, help="of a unet encoder: halvings of the resolution")
     add("--norm", choices=("batch", "group"), default="batch", help="of a unet encoder")
+    add("--sync-norm", action="store_true", help="on CUDA: batch norms see the pairs of all processes")
     add("--resume", type=Path, metavar="PT", help="go on from this last.pt if --out holds none")
     add("--epochs", **number, default=40)
     add(
@@ -328,11 +256,7 @@ def main(args) -> int:
     given = named_paths(args.weights, FROZEN, "--weights")
     files = [Path(path) for path in given.values() if Path(path).exists()]
     run = runs.Run(args, [*runs.triplets_inputs(args.data), *files])
-    with contextlib.ExitStack() as silence:
-        if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one speaks
-            nowhere = silence.enter_context(open(os.devnull, "w"))
-            silence.enter_context(contextlib.redirect_stdout(nowhere))
-            silence.enter_context(contextlib.redirect_stderr(nowhere))
+    with learning.first_speaks():
         if run.finished():
             return runs.DONE
         check(args)
@@ -353,18 +277,22 @@ def train(args, run, given: dict, stop) -> int:
     training.keep_memory()
     try:
         device = training.choose_device(args.device)
+        rank, ranks, device = training.join_processes(device, args.sync_norm)
     except ValueError as error:
         raise BadInput(f"{error}.") from None
-    rank, ranks, device = training.join_processes(device)
     dtype = training.choose_precision(device, args.amp)
     frozen = load_frozen(args, given, device)
-    look = functools.partial(check_stop, stop)
-    bands = args.bands
-    if args.sar_encoder in FROZEN and not triplets.read_manifest(args.data).pictures:
-        bands = ",".join(compose.COMPOSE[args.compose])
-    data, contract, everything = sar_rgb_input.load(args.data, bands, args.limit, args.skip_bad, look)
+    look = functools.partial(learning.stop_if, stop)
+
+    def read():
+        bands = args.bands
+        if args.sar_encoder in FROZEN and not triplets.read_manifest(args.data).pictures:
+            bands = ",".join(compose.COMPOSE[args.compose])
+        found = sar_rgb_input.load(args.data, bands, args.limit, args.skip_bad, look)
+        return *found, sar_rgb_pairs.check_batches(found[0]["train"].rows, args.batch, ranks)
+
+    data, contract, everything, steps_per_epoch = training.done_by_first(read, learning.LEAVING)
     rows = data["train"].rows
-    steps_per_epoch = sar_rgb_pairs.check_batches(rows, args.batch, ranks)
     judged = sar_rgb_pairs.one_per_ground(data["val"].rows, args.seed)
     judged_on = "val" if len(judged) > 1 else "train"
     if judged_on == "train":
@@ -378,20 +306,21 @@ def train(args, run, given: dict, stop) -> int:
     channels = contract["bands"]
     torch.manual_seed(args.seed)
     net = build_net(args, len(channels), frozen)
-    if ranks > 1 and training.has_batch_norm(net):
-        if device.type == "cuda":
-            net = training.norms_over_processes(net)
-        else:
-            runs.say(
-                f"batch norms see the pairs of one process, {args.batch // ranks} of {args.batch}: on "
-                f"{device.type} torch cannot share them; --norm group of unet encoders needs no sharing"
-            )
+    if args.sync_norm:
+        net = training.norms_over_processes(net)
+    elif ranks > 1 and training.has_batch_norm(net):
+        runs.say(
+            f"batch norms see the pairs of one process, {args.batch // ranks} of {args.batch}; --norm group "
+            "of unet encoders needs no sharing"
+        )
     steps = steps_per_epoch * args.epochs
     warm_up = max(1, round(args.warm_up * steps))
     learner = training.Learner(
         net, device, dtype, args.learning_rate, args.weight_decay, args.ema, steps, warm_up
     )
-    forward = torch.nn.parallel.DistributedDataParallel(net) if ranks > 1 else net
+    pictures = {"sar": (len(channels), size, size), "rgb": (3, size, size)}
+    shapes = [(net.arguments[f"{name}_bands"],) if name in frozen else pictures[name] for name in pictures]
+    forward = training.share_gradients(net, *(torch.zeros(1, *shape, device=device) for shape in shapes))
     task = {
         "rank": rank, "ranks": ranks, "steps_per_epoch": steps_per_epoch,
         "forward": torch.compile(forward) if args.compile else forward, "judged_on": judged_on,
@@ -412,18 +341,28 @@ def train(args, run, given: dict, stop) -> int:
     if rank == 0:
         run.begin("last.pt", "best.pt")
     training.wait_for_processes()
+
+    def meet():  # all of them, or all leave
+        training.wait_for_processes()
+        if any(training.sums_of_processes(bool(stop.requested), device=device)):
+            raise runs.Interrupted("Stopped before training.")
+
     outcome = None
     try:
         turns = sar_rgb_pairs.TURNS if args.augment else 1
         networks = networks_of(frozen, contract, dtype)
         kept = args.cache or args.out / "features"
-        among = {"rank": rank, "ranks": ranks, "wait": training.wait_for_processes}
-        vectors = [
-            frozen_features.of_both(
-                part, everything, networks, args.compose, args.skip_bad, turned, kept, look, **among
-            )
-            for part, turned in ((rows, turns), (judged, 1))
-        ]
+        among = {"rank": rank, "ranks": ranks, "wait": meet}
+        try:
+            vectors = [
+                frozen_features.of_both(
+                    part, everything, networks, args.compose, args.skip_bad, turned, kept, look, **among
+                )
+                for part, turned in ((rows, turns), (judged, 1))
+            ]
+            meet()
+        except runs.Interrupted:
+            meet()
         keep = sar_rgb_pairs.which_fit([rows, judged], channels, KEPT_BYTES // max(1, args.workers))
         change = (size, args.seed, args.augment, args.gain_db)
         sets = {

@@ -5,25 +5,26 @@
 In: a triplets folder with its splits (or the original's SAR/, Masks/ folders). Out: best.pt (highest
 validation IoU), last.pt (to go on from), log.jsonl, curves.png, result.json. Interrupted (SIGTERM, Ctrl-C,
 SIGUSR1) it saves and exits 75; the same command goes on from last.pt, to the same weights as if it had never
-stopped.
+stopped. Under torchrun the processes share each batch, and learn what one process would.
 """
 
 import argparse
-import itertools
+import functools
 import math
-import shutil
 import sys
-import time
 from pathlib import Path
 
-from data_prep import runs
+from data_prep import learning, runs
 from data_prep.runs import BadInput
 
 # ---- data --------------------------------------------------------------------------------------------------
 
 
-def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
-    """Triplets of train and val, checked file by file, their figures, and the input channels."""
+def load_data(args, ranks: int, go_on) -> tuple[dict, dict, tuple[str, ...]]:
+    """Triplets of train and val, checked file by file, their figures, and the input channels.
+
+    ranks: processes that share a batch. go_on: called after each file, may raise to stop.
+    """
     from data_prep import triplets
     from data_prep.channels import check_channels, need_weather
 
@@ -41,9 +42,15 @@ def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
             raise BadInput(
                 f"{args.data}: no triplet in split {split!r}; assign them with python -m data_prep.split."
             )
-        figures[split] = triplets.inspect(chosen, channels, args.target, args.skip_bad, f"reading {split}")
+        what = (channels, args.target, args.skip_bad, f"reading {split}", go_on)
+        figures[split] = triplets.inspect(chosen, *what)
         if not figures[split]["snow"] + figures[split]["snow_free"]:
             raise BadInput(f"{args.data}: split {split!r} has no labelled pixel (target {args.target}).")
+    if min(args.batch, len(data["train"].rows)) < ranks * args.accumulate:
+        raise BadInput(
+            f"--batch {args.batch}: too small, of {len(data['train'].rows)} training triplets, for {ranks} "
+            f"processes with --accumulate {args.accumulate}; each part needs one image."
+        )
     manifest.rows = data["train"].rows + data["val"].rows
     manifest.common("backscatter")
     return data, figures, channels
@@ -52,35 +59,40 @@ def load_data(args) -> tuple[dict, dict, tuple[str, ...]]:
 # ---- learning ----------------------------------------------------------------------------------------------
 
 
-def optimise(learner, task, args, images, masks, step: int) -> float:
-    """One step on a batch, in --accumulate parts; returns its loss; the net stays as it is if not finite."""
+def optimise(learner, task, args, batch, counts, step: int) -> float:
+    """One step on this process's part of a batch, cut in --accumulate; returns its share of the loss.
+
+    counts: labelled pixels and images (losses.count_valid) of the batch over all processes.
+    """
     import torch
 
     from models import losses, training
 
-    pixels, count = losses.count_valid(masks)
     total = torch.zeros((), device=learner.device)
-    for image, mask in zip(images.chunk(args.accumulate), masks.chunk(args.accumulate), strict=True):
+    cut = [whole.chunk(args.accumulate) for whole in batch[:2]]
+    for number, (image, mask) in enumerate(zip(*cut, strict=True), 1):
         image, mask = (t.to(learner.device, non_blocking=True) for t in (image, mask))
         x = training.normalise(image, task["mean"], task["std"]).contiguous(memory_format=torch.channels_last)
-        with training.autocast(learner.device, learner.dtype):
-            logits = task["forward"](x)
-        loss = losses.segmentation_loss(logits, mask, pixels, count, args.loss, task["snow_weight"])
-        learner.scaler.scale(loss).backward()
+        with training.sharing(task["forward"], number == len(cut[0])):
+            with training.autocast(learner.device, learner.dtype):
+                logits = task["forward"](x)
+            loss = losses.segmentation_loss(logits, mask, *counts, args.loss, task["snow_weight"])
+            learner.scaler.scale(loss * task["ranks"]).backward()  # of which the mean over processes is taken
         total += loss.detach()
-    value = total.item()
-    if math.isfinite(value):
-        learner.step(step)
-    return value
+    share = total.item()
+    learner.step(step)
+    return share
 
 
 def evaluate(learner, task, args, batches) -> dict:
-    """Loss, scores and best threshold of the averaged net over whole validation triplets."""
+    """Loss, scores and best threshold of the averaged net over whole validation triplets of all processes."""
+    import numpy as np
     import torch
 
     from models import losses, metrics, training
 
     net, histogram, total = learner.average.net, metrics.Histogram(), 0.0
+    training.take_from_first(net)
     with torch.inference_mode():
         for images, masks, _ in batches:
             images, masks = images.to(learner.device), masks.to(learner.device)
@@ -90,45 +102,13 @@ def evaluate(learner, task, args, batches) -> dict:
             counts = task["val_pixels"], task["val_images"]
             total += losses.segmentation_loss(logits, masks, *counts, args.loss, task["snow_weight"]).item()
             histogram.add(torch.sigmoid(logits).cpu().numpy(), masks.cpu().numpy())
+    total, *pixels = training.sums_of_processes(
+        total, *histogram.snow, *histogram.snow_free, device=learner.device
+    )
+    histogram.snow, histogram.snow_free = np.array(pixels, np.int64).reshape(2, -1)
     threshold = histogram.best_threshold()
     scores = histogram.summary(0.5 if threshold is None else threshold)
     return {"val_loss": total, "val": scores, "threshold": threshold}
-
-
-def train_one_epoch(learner, task, args, batches, progress, stop, save_last) -> dict:
-    """Go through the rest of the epoch; returns mean loss, and the share of time spent waiting for data."""
-    learner.net.train()
-    began = mark = said = time.time()
-    waited, first = 0.0, progress["step"]
-    for images, masks, _ in itertools.islice(batches, task["steps_per_epoch"] - progress["batch"]):
-        waited += time.time() - mark
-        loss = optimise(learner, task, args, images, masks, progress["step"])
-        if not math.isfinite(loss):
-            raise SystemExit(
-                f"train_unet.py: loss is {loss} at step {progress['step']}; stopped before it could spoil "
-                "the weights, last.pt is sound. Lower --learning-rate or pass --amp off."
-            )
-        progress["step"], progress["batch"] = progress["step"] + 1, progress["batch"] + 1
-        progress["loss_sum"] += loss
-        mark = time.time()
-        if mark - said > 15:
-            said, pace = mark, (mark - began) / (progress["step"] - first)
-            minutes = pace * (learner.steps - progress["step"]) / 60
-            at = f"epoch {progress['epoch'] + 1}/{args.epochs} step {progress['step']}/{learner.steps}"
-            runs.say(
-                f"{at} loss {loss:.4f}  {pace:.2f} s a step, data {waited / (mark - began):.0%}, "
-                f"about {minutes:.1f} min to go"
-            )
-        if stop.requested:
-            save_last()
-            at = f"step {progress['step']} of {learner.steps}"
-            raise runs.Interrupted(f"{stop.requested} at {at}, saved in last.pt.")
-    seconds = time.time() - began
-    return {
-        "step": progress["step"], "train_loss": progress["loss_sum"] / task["steps_per_epoch"],
-        "learning_rate": learner.optimizer.param_groups[0]["lr"], "seconds": seconds,
-        "data_share": waited / max(1e-9, seconds),
-    }  # fmt: skip
 
 
 def better(record: dict, best: dict) -> bool:
@@ -138,38 +118,37 @@ def better(record: dict, best: dict) -> bool:
     return best["loss"] is None or record["val_loss"] < best["loss"]
 
 
-def fit(args, run, learner, task, data, contract) -> dict:
+def fit(args, run, learner, task, data, contract, stop) -> dict:
     """The epochs, going on from last.pt if there is one; returns the figures of the result."""
-    import torch
-
     from data_prep import batches, pictures, triplets
-    from models import training
+    from models import losses, training
 
-    stop = runs.StopSignal()
+    rank, ranks = task["rank"], task["ranks"]
     plan = {"batch": args.batch, "epochs": args.epochs, "seed": args.seed}
-    start = next((path for path in (args.out / "last.pt", args.resume) if path and path.exists()), None)
     nothing = {"epoch": -1, "iou": None, "loss": None, "threshold": 0.5, "val": None}
     progress = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "best": nothing}
-    if start:
-        progress = resume(learner, start, contract, plan)
-        for name in ("best.pt", "log.jsonl"):
-            source = start.parent / name
-            if source.exists() and not (args.out / name).exists():  # --resume from another folder
-                with runs.atomic(args.out / name) as temporary:
-                    shutil.copyfile(source, temporary)
-    records = run.cut_log(lambda record: record["epoch"] < progress["epoch"])
+
+    def load(path):
+        return training.load_last(learner, path, contract, plan)
+
+    saved = training.done_by_first(lambda: learning.last_checkpoint(args, load), learning.LEAVING)
+    if saved:
+        if rank:
+            learner.load(saved)
+        progress = saved["progress"]
+    records = run.cut_log(lambda record: record["epoch"] < progress["epoch"]) if rank == 0 else []
 
     def save(name, **more):
         best = progress["best"]
         more |= {"seed": args.seed, "plan": plan, "best": best}
         more |= {"epoch": progress["epoch"], "step": progress["step"]}
         state = training.checkpoint(learner.net, contract, args.target, best["threshold"], **more)
-        path = args.out / name
-        with runs.atomic(path) as temporary, runs.disk_errors(path, RuntimeError):
-            torch.save(state, temporary)
+        learning.write_checkpoint(args.out / name, state)
 
     def save_last():
-        save("last.pt", **learner.state(), progress=progress)
+        if rank == 0:
+            save("last.pt", **learner.state(), progress=progress)
+        training.wait_for_processes()  # who leaves before it is written would end all
 
     train, val = data["train"].rows, data["val"].rows
     if args.cache:
@@ -179,19 +158,22 @@ def fit(args, run, learner, task, data, contract) -> dict:
         train, size=contract["tile"], seed=args.seed, augment=args.augment, gain_db=args.gain_db, **what
     )
     val_set = batches.TripletDataset(val, **what)
-    order = batches.epochs(
-        len(train), args.batch, args.seed, progress["epoch"], args.epochs, progress["batch"]
-    )
+    begun = progress["epoch"], args.epochs, progress["batch"]
+    order = batches.epochs(len(train), args.batch, args.seed, *begun, rank, ranks)
     train_batches = iter(batches.loader(train_set, order, args.workers))
-    val_order = batches.by_size(val, task["val_batch"])
+    val_order = batches.by_size(val, task["val_batch"])[rank::ranks]
     val_batches = batches.loader(val_set, val_order, args.workers, persistent=True)
+    job = {
+        "save_last": save_last, "count": lambda batch: losses.count_valid(batch[1]),
+        "sums": functools.partial(training.sums_of_processes, device=learner.device),
+        "optimise": functools.partial(optimise, learner, task, args),
+    }  # fmt: skip
 
-    def out_of_patience():
-        return args.patience and progress["epoch"] - 1 - progress["best"]["epoch"] >= args.patience
-
-    while progress["epoch"] < args.epochs and not out_of_patience():
+    while progress["epoch"] < args.epochs and not learning.out_of_patience(args, progress):
         epoch = progress["epoch"]
-        record = train_one_epoch(learner, task, args, train_batches, progress, stop, save_last)
+        record = learning.train_one_epoch(
+            learner, progress, args.epochs, task["steps_per_epoch"], train_batches, stop, **job
+        )
         record |= evaluate(learner, task, args, val_batches)
         progress |= {"epoch": epoch + 1, "batch": 0, "loss_sum": 0.0}
         improved = better(record, progress["best"])
@@ -199,18 +181,20 @@ def fit(args, run, learner, task, data, contract) -> dict:
             threshold = 0.5 if record["threshold"] is None else record["threshold"]
             scores = {"iou": record["val"]["iou"], "loss": record["val_loss"], "val": record["val"]}
             progress["best"] = {"epoch": epoch, **scores, "threshold": threshold}
-            save("best.pt", weights=learner.average.net.state_dict())
-        records.append({"epoch": epoch, **record, "peak_memory_mib": runs.peak_memory_mib()})
-        run.log(**records[-1])  # before last.pt, or a kill between them would lose the record
+        if rank == 0:
+            if improved:
+                save("best.pt", weights=learner.average.net.state_dict())
+            records.append({"epoch": epoch, **record, "peak_memory_mib": runs.peak_memory_mib()})
+            run.log(**records[-1])  # before last.pt, or a kill between them would lose the record
+            say_epoch(args, records[-1], improved)
         save_last()
-        say_epoch(args, records[-1], improved)
-        if out_of_patience():
-            runs.say(f"no better epoch in {args.patience}: stopped early")
-        elif progress["epoch"] < args.epochs and (stop.requested or progress["epoch"] == args.stop_after):
-            raise runs.Interrupted(f"{progress['epoch']} of {args.epochs} epochs done, saved in last.pt.")
-    bands = ", ".join(task["channels"]) if len(task["channels"]) <= 6 else f"{len(task['channels'])} bands"
-    title = f"U-Net, width {args.width}, {bands}{triplets.origin(train + val)}"
-    pictures.training_curves(args.out / "curves.png", records, title)
+        learning.say_why_no_more(args, progress)
+    if records:
+        bands = (
+            ", ".join(task["channels"]) if len(task["channels"]) <= 6 else f"{len(task['channels'])} bands"
+        )
+        title = f"U-Net, width {args.width}, {bands}{triplets.origin(train + val)}"
+        pictures.training_curves(args.out / "curves.png", records, title)
     return {"best": progress["best"], "epochs": progress["epoch"], "steps": progress["step"]}
 
 
@@ -221,25 +205,6 @@ def say_epoch(args, record: dict, improved: bool) -> None:
         f"val loss {record['val_loss']:.4f}  val IoU {iou}{' *' if improved else '  '}  "
         f"{record['seconds']:.1f} s, data {record['data_share']:.0%}, {record['peak_memory_mib']:.0f} MiB"
     )
-
-
-def resume(learner, path: Path, contract: dict, plan: dict) -> dict:
-    """Load a last.pt of this contract and plan into the learner and return the progress it stands at."""
-    from models import training
-
-    try:
-        saved = training.load_checkpoint(path, learner.device)
-        if saved["contract"] != contract or "progress" not in saved:
-            raise training.CheckpointError(f"{path}: was trained on other data or bands")
-        training.check_plan(saved, plan, path)
-        learner.load(saved)
-    except training.CheckpointError as error:
-        raise BadInput(f"{error}; pass --overwrite to start anew.") from None
-    except (KeyError, RuntimeError, ValueError) as error:
-        why = f"does not fit these arguments ({str(error).splitlines()[0]})"
-        raise BadInput(f"{path}: {why}; pass --overwrite to start anew.") from None
-    runs.say(f"going on from {path}: epoch {saved['progress']['epoch']}, step {saved['progress']['step']}")
-    return saved["progress"]
 
 
 def try_step(args, bands: int, size: int, batch: int) -> None:
@@ -253,21 +218,21 @@ def try_step(args, bands: int, size: int, batch: int) -> None:
     net, dtype = UNet(bands, args.width, args.depth, args.norm), training.choose_precision(device, args.amp)
     learner = training.Learner(net, device, dtype, args.learning_rate, args.weight_decay, args.ema, 1, 1)
     zero, one = torch.zeros(bands, device=device), torch.ones(bands, device=device)
-    task = {"mean": zero, "std": one, "forward": net, "snow_weight": 1.0}
+    task = {"mean": zero, "std": one, "forward": net, "snow_weight": 1.0, "ranks": 1}
     masks = torch.zeros(batch, size, size, dtype=torch.uint8)
     whole = argparse.Namespace(**{**vars(args), "accumulate": 1})
     try:
-        optimise(learner, task, whole, torch.zeros(batch, bands, size, size), masks, 0)
+        optimise(learner, task, whole, (torch.zeros(batch, bands, size, size), masks), (1, 1), 0)
     except (RuntimeError, MemoryError):
         sys.exit(1)
 
 
-def out_of_memory(args, bands: int, size: int) -> str:
+def out_of_memory(args, bands: int, size: int, ranks: int) -> str:
     """The sentence for a batch that does not fit, naming one that does: a half, a quarter, ... is tried."""
     import multiprocessing
 
-    at_a_time = fits = -(-args.batch // args.accumulate)
-    while fits > 1:
+    at_a_time = fits = -(-args.batch // (ranks * args.accumulate))
+    while fits > 1 and ranks == 1:
         fits //= 2
         trial = multiprocessing.get_context("spawn").Process(target=try_step, args=(args, bands, size, fits))
         trial.start()
@@ -279,35 +244,37 @@ def out_of_memory(args, bands: int, size: int) -> str:
             break
     else:
         advice = "not even one fits: lower --crop or --width"
+        if ranks > 1:  # whose other processes hold memory, and wait
+            advice = f"try --accumulate {2 * args.accumulate}, more processes, or a lower --crop or --width"
     return f"train_unet.py: out of memory with {at_a_time} images of {size} px at a time; {advice}."
 
 
 def take_init(net, path: Path, contract: dict) -> int:
     """Start the net from what fits of a U-Net, or from a SAR-RGB model's radar encoder; returns how much.
 
-    The encoder must be of the net's width, depth and norm, and have read what the net reads.
+    A U-Net must be of the net's norm, an encoder of its width and depth too, and have read what it reads.
     """
     from models import sar_rgb, training
 
     try:
         state = training.load_checkpoint(path, model=None)
-        if state["model"] == "unet":
-            return training.take_weights(net, state)
-        given = sar_rgb.load(path)[0].unet_encoder()
+        is_net = state["model"] == "unet"
+        given = None if is_net else sar_rgb.load(path)[0].unet_encoder()
     except ValueError as error:  # a CheckpointError is one
         raise BadInput(f"--init {path}: {str(error).removeprefix(f'{path}: ')}.") from None
-    for name in ("bands", "units", "backscatter"):
+    for name in () if is_net else ("bands", "units", "backscatter"):
         theirs, own = state["contract"][name], contract[name]
         if theirs != own:
             theirs, own = (",".join(x) if name == "bands" else x for x in (theirs, own))
             raise BadInput(f"--init {path}: its radar encoder reads {name} {theirs}, not {own}.")
-    for name in ("width", "depth", "norm"):
-        theirs, own = state["arguments"][name], net.arguments[name]
+    for name in ("norm",) if is_net else ("width", "depth", "norm"):
+        theirs, own = state["arguments"].get(name), net.arguments[name]
         if theirs != own:
+            whose = "net" if is_net else "radar encoder"
             raise BadInput(
-                f"--init {path}: its radar encoder has {name} {theirs}, not {own}; pass --{name} {theirs}."
+                f"--init {path}: its {whose} has {name} {theirs}, not {own}; pass --{name} {theirs}."
             )
-    return training.take_weights(net, {"weights": given})
+    return training.take_weights(net, state if is_net else {"weights": given})
 
 
 # ---- the job -----------------------------------------------------------------------------------------------
@@ -331,11 +298,12 @@ def get_parser():
     add("--width", **number, default=16, help="channels at full resolution; 64 is the original's size")
     add("--depth", **number, default=4, help="halvings of the resolution")
     add("--norm", choices=("batch", "group"), default="batch")
+    add("--sync-norm", action="store_true", help="on CUDA: batch norms see the images of all processes")
     add("--init", type=Path, metavar="PT", help="start from those weights of a checkpoint that fit")
     add("--resume", type=Path, metavar="PT", help="go on from this last.pt if --out holds none")
     add("--epochs", **number, default=40)
-    add("--batch", **number, default=8, help="images a step")
-    add("--accumulate", **number, default=1, help="parts a batch is cut into, to save memory")
+    add("--batch", **number, default=8, help="images a step, over all processes")
+    add("--accumulate", **number, default=1, help="parts a process's batch is cut into, to save memory")
     add(
         "--crop",
         type=int,
@@ -402,9 +370,15 @@ def check(args) -> None:
 def main(args) -> int:
     weather = [args.weather, args.weather.with_suffix(".json")] if args.weather else []
     run = runs.Run(args, [*runs.triplets_inputs(args.data), *filter(None, [args.init]), *weather])
-    if run.finished():
-        return runs.DONE
-    check(args)
+    with learning.first_speaks():
+        if run.finished():
+            return runs.DONE
+        check(args)
+        return train(args, run, runs.StopSignal())
+
+
+def train(args, run, stop) -> int:
+    """Check the input, build the net, train it, write the result."""
     import torch
 
     from data_prep import batches, triplets
@@ -414,59 +388,70 @@ def main(args) -> int:
 
     if args.workers is None:
         args.workers = min(4, runs.core_count() - 1)
-    data, figures, channels = load_data(args)
+    training.use_huge_pages()
+    training.keep_memory()
     try:
         device = training.choose_device(args.device)
+        rank, ranks, device = training.join_processes(device, args.sync_norm)
     except ValueError as error:
         raise BadInput(f"{error}.") from None
+    data, figures, channels = training.done_by_first(
+        lambda: load_data(args, ranks, functools.partial(learning.stop_if, stop)), learning.LEAVING
+    )
     dtype = training.choose_precision(device, args.amp)
-    rows, train = data["train"].rows, figures["train"]
+    rows, statistics = data["train"].rows, figures["train"]
     largest = max(max(triplets.picture_size(row)) for row in rows)
     largest_val = max(max(triplets.picture_size(row)) for row in data["val"].rows)
-    at_a_time = -(-args.batch // args.accumulate)
+    at_a_time = -(-args.batch // (ranks * args.accumulate))
     size = args.crop or min(256, largest + -largest % (1 << args.depth))
+    val_at_a_time = at_a_time * size**2 // max(largest_val, size) ** 2  # no more pixels than in training
     steps_per_epoch = len(batches.shuffled(len(rows), args.batch, 0, 0))
-    weight = {"none": 1.0, "balanced": min(100.0, max(0.01, train["snow_free"] / max(1, train["snow"])))}
+    balanced = statistics["snow_free"] / max(1, statistics["snow"])
+    weight = {"none": 1.0, "balanced": min(100.0, max(0.01, balanced))}
 
     contract = {
         "bands": list(channels),
         "units": "8-bit" if data["train"].pictures else "dB",
         "backscatter": data["train"].common("backscatter"),
-        "mean": train["mean"],
-        "std": train["std"],
+        "mean": statistics["mean"],
+        "std": statistics["std"],
         "tile": size,
         "speckle": triplets.speckle_of(rows[0]),
         "reference": triplets.reference_of(rows[0]) if "ref" in planes_by_file(channels) else [],
     }
 
-    training.use_huge_pages()
-    training.keep_memory()
     torch.manual_seed(args.seed)
     net = UNet(len(channels), args.width, args.depth, args.norm)
     if args.init:
-        taken = take_init(net, args.init, contract)
+        taken = training.done_by_first(lambda: take_init(net, args.init, contract), learning.LEAVING)
         runs.say(f"{taken} of {len(net.state_dict())} tensors start from {args.init}")
+    if args.sync_norm:
+        net = training.norms_over_processes(net)
+    elif ranks > 1 and training.has_batch_norm(net):
+        runs.say(
+            f"batch norms see the images of one process, {at_a_time} at a time; --norm group needs no sharing"
+        )
     steps = steps_per_epoch * args.epochs
     warm_up = max(1, round(args.warm_up * steps))
     learner = training.Learner(
         net, device, dtype, args.learning_rate, args.weight_decay, args.ema, steps, warm_up
     )
+    for either in (net, learner.average.net):  # of --init the first has read
+        training.take_from_first(either)
+    example = torch.zeros(1, len(channels), size, size, device=device)
+    forward = training.share_gradients(net, example)
     task = {
-        "channels": channels,
-        "steps_per_epoch": steps_per_epoch,
-        "val_pixels": figures["val"]["pixels"],
-        "val_images": figures["val"]["images"],
-        "val_batch": max(
-            1, at_a_time * size**2 // max(largest_val, size) ** 2
-        ),  # no more pixels than in training
-        "forward": torch.compile(net) if args.compile else net,
+        "rank": rank, "ranks": ranks, "channels": channels, "steps_per_epoch": steps_per_epoch,
+        "val_pixels": figures["val"]["pixels"], "val_images": figures["val"]["images"],
+        "val_batch": max(1, min(val_at_a_time, len(data["val"].rows) // ranks)),  # something for each process
+        "forward": torch.compile(forward) if args.compile else forward,
         "snow_weight": weight.get(args.snow_weight) or float(args.snow_weight),
-        **{name: torch.tensor(train[name], device=device, dtype=torch.float32) for name in ("mean", "std")},
-    }
+    }  # fmt: skip
+    task |= {name: torch.tensor(contract[name], device=device) for name in ("mean", "std")}
     runs.say(
         f"U-Net of {count_parameters(net) / 1e6:.2f} M parameters on {device.type}, "
         f"{dtype or torch.float32}; {len(rows)} triplets train, {len(data['val'].rows)} val; "
-        f"{steps} steps of {args.batch} x {size} px"
+        f"{steps} steps of {args.batch} x {size} px" + (f", {ranks} processes" if ranks > 1 else "")
     )
     for split, f in figures.items():
         if not f["snow"] or not f["snow_free"]:
@@ -476,25 +461,25 @@ def main(args) -> int:
             )
     if args.dry_run:
         return runs.DONE
-    run.begin("last.pt", "best.pt")
+    if rank == 0:
+        run.begin("last.pt", "best.pt")
+    training.wait_for_processes()
     outcome = None
     try:
-        outcome = fit(args, run, learner, task, data, contract)
+        outcome = fit(args, run, learner, task, data, contract, stop)
     except (RuntimeError, MemoryError) as error:
         if not training.is_out_of_memory(error):
             raise
     if outcome is None:  # outside the handler, whose traceback keeps the activations alive
         training.give_back_memory()
-        raise SystemExit(out_of_memory(args, len(channels), size))
+        raise SystemExit(out_of_memory(args, len(channels), size, ranks))
+    if rank:
+        return runs.DONE
     return run.finish(
-        **outcome,
-        parameters=count_parameters(net),
-        contract=contract,
-        classes=figures,
-        left_out=data["train"].bad + data["val"].bad,
-        precision=str(dtype or torch.float32),
+        **outcome, parameters=count_parameters(net), contract=contract, classes=figures, processes=ranks,
+        left_out=data["train"].bad + data["val"].bad, precision=str(dtype or torch.float32),
         device=str(device),
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -94,10 +94,21 @@ def shuffled(count: int, batch: int, seed: int, epoch: int) -> list[list[tuple[i
     return [[(epoch, index) for index in indices] for indices in batches]
 
 
-def epochs(count: int, batch: int, seed: int, first_epoch: int, last_epoch: int, first_batch: int):
-    """Yield the keys of every batch of epochs first..last-1, beginning inside the first at `first_batch`."""
-    for epoch in range(first_epoch, last_epoch):
-        yield from shuffled(count, batch, seed, epoch)[first_batch if epoch == first_epoch else 0 :]
+def part(keys: list, rank: int, ranks: int) -> list:
+    """The contiguous part of a batch that process `rank` of `ranks` works on; sizes differ by one at most."""
+    return keys[len(keys) * rank // ranks : len(keys) * (rank + 1) // ranks]
+
+
+def epochs(
+    count: int, batch: int, seed: int, first: int, last: int, begun: int, rank: int = 0, ranks: int = 1
+):
+    """Yield the keys of every batch of epochs first..last-1, beginning inside the first after `begun`.
+
+    ranks: processes that share each batch, of which this one is `rank`.
+    """
+    for epoch in range(first, last):
+        for keys in shuffled(count, batch, seed, epoch)[begun if epoch == first else 0 :]:
+            yield part(keys, rank, ranks)
 
 
 def by_size(rows: list[dict], batch: int) -> list[list[tuple[int, int]]]:

@@ -51,13 +51,13 @@ def check_batches(rows: list[dict], batch: int, ranks: int = 1) -> int:
     ranks: processes that share each batch; each needs two pairs, as batch norms have it.
     """
     count, grounds = batch_count(rows, batch), len({ground(row) for row in rows})
-    share = len(rows) // count // ranks
-    smallest = share * ranks
+    smallest = len(rows) // count
+    share = smallest // ranks
     if share < 2:
         made = f"{len(rows)} training triplets of {grounds} grounds make {count} batches of"
         if ranks > 1:
             raise BadInput(
-                f"{made} {len(rows) // count}, {share} for each of {ranks} processes, which need 2; start "
+                f"{made} {smallest}, {share} for each of {ranks} processes, which need 2; start "
                 "fewer processes, give triplets of more grounds, or a larger --batch."
             )
         raise BadInput(
@@ -93,13 +93,11 @@ def ground_batches(rows: list[dict], batch: int, seed: int, epoch: int) -> list[
 def epochs(rows, batch: int, seed: int, first: int, last: int, begun: int, rank: int = 0, ranks: int = 1):
     """Yield the keys of every batch of epochs first..last-1, beginning inside the first after `begun`.
 
-    ranks: processes that share each batch, in equal parts, of which this one is `rank`; a remainder is left
-    out.
+    ranks: processes that share each batch, of which this one is `rank`.
     """
     for epoch in range(first, last):
         for keys in ground_batches(rows, batch, seed, epoch)[begun if epoch == first else 0 :]:
-            share = len(keys) // ranks
-            yield keys[rank * share : (rank + 1) * share]
+            yield batches.part(keys, rank, ranks)
 
 
 def which_fit(sets: list[list[dict]], channels, room: int) -> list[bool]:

@@ -4,8 +4,6 @@ task: {"sar" and "rgb": [mean, std] of pictures, "forward": the net to call, "ra
 pairs a step, "seed", "alignment" and "uniformity": weights of these terms}.
 """
 
-import math
-
 import torch
 
 from models import pair_scores, sar_rgb, training
@@ -19,27 +17,28 @@ def ready(learner, task, name: str, batch: torch.Tensor) -> torch.Tensor:
     return training.normalise(batch, *task[name]).contiguous(memory_format=torch.channels_last)
 
 
-def optimise(learner, task, sar, rgb, step: int, stopping: bool) -> tuple[float, bool]:
-    """One step on this process's share of a batch; returns its loss, and whether any process is to stop.
+def optimise(learner, task, batch, sizes: list, step: int) -> float:
+    """One step on this process's part of a batch; returns its share of the loss.
 
-    The net stays as it is if the loss is not finite.
+    sizes: pairs that each process has of the batch.
     """
+    sizes = [int(size) for size in sizes]
+    rank, own = task["rank"], sizes[task["rank"]] / sum(sizes)
     with training.autocast(learner.device, learner.dtype):
-        sar, rgb, scale = task["forward"](ready(learner, task, "sar", sar), ready(learner, task, "rgb", rgb))
-    everything = training.rows_of_processes(sar), training.rows_of_processes(rgb)
-    loss = sar_rgb.info_nce(sar, rgb, scale, task["rank"] * len(sar), everything)
+        sar, rgb = (ready(learner, task, name, x) for name, x in zip(("sar", "rgb"), batch, strict=False))
+        sar, rgb, scale = task["forward"](sar, rgb)
+    everything = training.rows_of_processes(sar, sizes), training.rows_of_processes(rgb, sizes)
+    loss = sar_rgb.info_nce(sar, rgb, scale, sum(sizes[:rank]), everything)
     if task["alignment"]:
         loss = loss + task["alignment"] * sar_rgb.alignment(sar, rgb)
     if task["uniformity"]:
         loss = loss + task["uniformity"] * sum(map(sar_rgb.uniformity, everything)) / 2
-    learner.scaler.scale(loss).backward()
-    said = torch.stack([loss.detach(), torch.tensor(float(stopping), device=loss.device)])
-    value, stopping = training.mean_of_processes(said).tolist()
-    if math.isfinite(value):
-        learner.step(step)
-        learner.net.bound_scale()
-        learner.average.net.bound_scale()
-    return value, stopping > 0
+    learner.scaler.scale(loss * (own * len(sizes))).backward()  # of which the mean over processes is taken
+    share = loss.item() * own
+    learner.step(step)
+    learner.net.bound_scale()
+    learner.average.net.bound_scale()
+    return share
 
 
 def evaluate(learner, task, batches) -> dict:

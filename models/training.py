@@ -11,6 +11,7 @@ import datetime
 import math
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -91,36 +92,88 @@ def normalise(image: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> tor
 # ---- processes ---------------------------------------------------------------------------------------------
 
 
-def join_processes(device: torch.device) -> tuple[int, int, torch.device]:
-    """(rank, ranks, this process's device) after joining the others of torchrun; (0, 1, device) without."""
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
+STEP = datetime.timedelta(minutes=30)  # for a process to come to a step, or it is lost
+PATIENCE = datetime.timedelta(days=1)  # while the first process reads, judges or writes
+waiting_room = None  # the group in which the others wait for the first so long
+
+
+def join_processes(device: torch.device, share_norms: bool = False) -> tuple[int, int, torch.device]:
+    """(rank, ranks, this process's device) after joining the others of torchrun; (0, 1, device) without.
+
+    share_norms: norms_over_processes is to be used. Raises ValueError where the device cannot do it.
+    """
+    global waiting_room
+    on_cuda, ranks = device.type == "cuda", int(os.environ.get("WORLD_SIZE", 1))
+    if share_norms and not on_cuda:
+        raise ValueError(
+            f"--sync-norm: torch shares batch norms on cuda, not {device.type}; --norm group does"
+        )
     if ranks == 1:
         return 0, 1, device
-    on_cuda = device.type == "cuda"
     if on_cuda:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        local, here = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if here > 1 and local >= here:
+            raise ValueError(f"LOCAL_RANK {local}: there are {here} CUDA devices; start one process for each")
+        device = torch.device("cuda", local if here > 1 else 0)  # a cluster may show each process its own
         torch.cuda.set_device(device)
-    wait = datetime.timedelta(days=1)  # while the first one reads or evaluates
-    torch.distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=wait)
+    torch.distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=STEP)
+    waiting_room = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
     atexit.register(torch.distributed.destroy_process_group)
-    return int(os.environ["RANK"]), ranks, device
+    return torch.distributed.get_rank(), ranks, device
 
 
-def mean_of_processes(values: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over all processes, the same in each; the tensor itself where there is one."""
+def sums_of_processes(*values, device: torch.device) -> list[float]:
+    """Numbers added up over all processes, the same in each; as they are where there is one."""
+    values = [float(value) for value in values]
     if not torch.distributed.is_initialized():
         return values
-    torch.distributed.all_reduce(values)
-    return values / torch.distributed.get_world_size()
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(sums)
+    return sums.tolist()
 
 
-def rows_of_processes(x: torch.Tensor) -> torch.Tensor:
-    """(B, D) of each process, by rank, as (N, D) in all; gradients flow back to where rows are from."""
+def share_gradients(net: nn.Module, *example: torch.Tensor) -> nn.Module:
+    """What to call in training: gradients become the mean over all processes; the net itself where it is one.
+
+    Statistics of batch norms stay each process's own: take_from_first before they are used. example: input of
+    one row for a pass whose gradients are dropped. After its first pass torch orders the gradients anew, and
+    more than two summands differ by their order: so a resumed run would differ from a straight one.
+    """
+    if not torch.distributed.is_initialized():
+        return net
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # newer torch has another name
+        forward = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+    net.eval()
+    found = forward(*example)
+    sum(x.sum() for x in (found if isinstance(found, tuple) else (found,))).backward()
+    net.zero_grad(set_to_none=True)
+    return forward
+
+
+def sharing(forward: nn.Module, now: bool):
+    """The context of a forward and backward pass, after which gradients are shared, or not yet."""
+    return contextlib.nullcontext() if now or not hasattr(forward, "no_sync") else forward.no_sync()
+
+
+@torch.no_grad()
+def take_from_first(net: nn.Module) -> None:
+    """Give every process the first one's weights and statistics."""
+    if torch.distributed.is_initialized():
+        for value in net.state_dict().values():
+            torch.distributed.broadcast(value, src=0)
+
+
+def rows_of_processes(x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """(B, D) of each process, by rank, as (N, D) in all; gradients flow back to where rows are from.
+
+    sizes: B of every process.
+    """
     if not torch.distributed.is_initialized():
         return x
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(x))
+    padded = nn.functional.pad(x, (0, 0, 0, max(sizes) - len(x)))
+    return torch.cat([rows[:size] for rows, size in zip(all_gather(padded), sizes, strict=True)])
 
 
 def norms_over_processes(net: nn.Module) -> nn.Module:
@@ -135,7 +188,7 @@ def has_batch_norm(net: nn.Module) -> bool:
 def wait_for_processes() -> None:
     """Until all processes have come here."""
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+        torch.distributed.barrier(waiting_room)
 
 
 def said_by_first(value):
@@ -143,8 +196,30 @@ def said_by_first(value):
     if not torch.distributed.is_initialized():
         return value
     held = [value]
-    torch.distributed.broadcast_object_list(held, src=0)
+    torch.distributed.broadcast_object_list(held, src=0, group=waiting_room)
     return held[0]
+
+
+def done_by_first(work, leaving: dict[type[Exception], int]):
+    """What work() returns in the first process, any plain object, in every process.
+
+    leaving: exceptions that work() may raise, {kind: exit code}: the first process raises it, to be said
+    once, and the others exit with its code.
+    """
+    if not torch.distributed.is_initialized():
+        return work()
+    value, error = None, None
+    if torch.distributed.get_rank() == 0:
+        try:
+            value = work()
+        except tuple(leaving) as caught:
+            error = caught
+    value, code = said_by_first((value, leaving[type(error)] if error else None))
+    if error:
+        raise error
+    if code is not None:
+        raise SystemExit(code)
+    return value
 
 
 # ---- schedule and averaging --------------------------------------------------------------------------------
@@ -323,6 +398,25 @@ def load_checkpoint(path: Path, map_location="cpu", model: str | None = "unet") 
     if lengths != {bands}:
         raise CheckpointError(f"{path}: its net and its input contract differ in the number of bands")
     return state
+
+
+def load_last(
+    learner: Learner, path: Path, contract: dict, plan: dict, model: str = "unet", old: dict | None = None
+) -> dict:
+    """Load a last.pt of this contract and plan into the learner; returns its state. Raises CheckpointError.
+
+    old: entries of the contract that old checkpoints may lack.
+    """
+    saved = load_checkpoint(path, model=model)
+    if (old or {}) | saved["contract"] != contract or "progress" not in saved:
+        raise CheckpointError(f"{path}: was trained on other data, bands or encoders")
+    check_plan(saved, plan, path)
+    try:
+        learner.load(saved)
+    except (KeyError, RuntimeError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: does not fit these arguments ({why})") from None
+    return saved
 
 
 def check_plan(saved: dict, plan: dict, path: Path) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -78,9 +79,18 @@ def test_resume_may_come_from_another_folder(triplets_folder, trained, tmp_path)
     )
 
 
-def test_killed_between_the_last_checkpoint_and_the_result_it_finishes(triplets_folder, trained, tmp_path):
-    import shutil
+def test_a_finished_checkpoint_without_its_log_goes_on_but_not_without_its_best(
+    triplets_folder, trained, tmp_path
+):
+    words = ["--data", triplets_folder, *TINY, "--resume", tmp_path / "last.pt", "--out", tmp_path / "t"]
+    shutil.copy(trained / "last.pt", tmp_path)
+    refuse("train_unet.py", *words, saying="last.pt: no best.pt beside it; copy both")
+    shutil.copy(trained / "best.pt", tmp_path)
+    assert result(run("train_unet.py", *words))["epochs"] == 4
+    assert equal(weights(trained / "best.pt"), weights(tmp_path / "t" / "best.pt"))
 
+
+def test_killed_between_the_last_checkpoint_and_the_result_it_finishes(triplets_folder, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "t")
     (tmp_path / "t" / "result.json").unlink()
     got = result(run("train_unet.py", "--data", triplets_folder, "--out", tmp_path / "t", *TINY))
@@ -302,6 +312,10 @@ def test_init_takes_what_fits(triplets_folder, trained, tmp_path):
     )
     total = len(weights(trained / "best.pt"))
     assert f"{total - 1} of {total} tensors start from" in done.stderr  # all but the first convolution
+    words = ["--data", triplets_folder, *TINY, "--init", trained / "best.pt", "--out", tmp_path / "b"]
+    refuse(
+        "train_unet.py", *words, "--norm", "group", saying="its net has norm batch, not group; pass --norm"
+    )
 
 
 def test_finished_it_is_skipped_and_other_arguments_are_refused(triplets_folder, trained):
@@ -524,8 +538,6 @@ def test_bad_manifests_are_refused(triplets_folder, tmp_path, edit, said):
 
 
 def test_a_truncated_triplet_is_found_before_the_first_batch(triplets_folder, tmp_path):
-    import shutil
-
     folder = tmp_path / "data"
     shutil.copytree(triplets_folder, folder)
     bad = next(
