@@ -6,8 +6,9 @@
 In: a triplets folder, a folder of scenes, or one GeoTIFF. Out for triplets: mask/, probability/,
 metrics.json, per_image.csv, histogram.png, overlays.png, snow_cover.csv, and strata.csv with strata.png (by
 surface, angle, season, as far as the triplets tell). Out for scenes:
-<site>/<scene>_mask.tif and _probability.tif (Cloud Optimized GeoTIFFs, no data in = no data out), previews
-and snow_cover.csv. An interrupted run goes on with the next scene.
+<site>/<scene>_mask.tif and _probability.tif (Cloud Optimized GeoTIFFs, no data in = no data out), previews,
+snow_cover.csv and styles for QGIS. An interrupted run goes on with the next scene. Tasks of an array share
+the scenes: each adds --share K/N to the command; once they are through, --collect writes the table.
 """
 
 import datetime
@@ -15,10 +16,18 @@ import json
 import sys
 from pathlib import Path
 
-from data_prep import runs
+from data_prep import runs, shares
 from data_prep.runs import BadInput
 
-WRITTEN = ("metrics.json", "per_image.csv", "snow_cover*.csv", "strata.*", "overlays.png", "histogram.png")
+WRITTEN = (
+    "metrics.json",
+    "per_image.csv",
+    "snow_cover*.csv",
+    "strata.*",
+    "overlays.png",
+    "histogram.png",
+    "snow_*.qml",
+)
 PIXELS_AT_ONCE = 1 << 20  # of a block, while thresholds are applied and pixels counted
 SHOWN = (
     "iou",
@@ -91,7 +100,7 @@ def predict_triplets(args, chosen, predictor, state, threshold: float):
 
 def score_triplets(args, run, predictor, state, threshold: float) -> dict:
     """Predict and judge the triplets of the split; returns the figures of the result."""
-    from data_prep import cover, pictures, predictions, reporting, triplets
+    from data_prep import cover, pictures, predictions, qgis_style, reporting, triplets
     from models import metrics
 
     chosen = choose_triplets(args, state)
@@ -104,6 +113,7 @@ def score_triplets(args, run, predictor, state, threshold: float) -> dict:
     interval, calibration = metrics.cluster_bootstrap(tally.rows(), args.seed), histogram.calibration()
     if table:
         cover.write(args.out, table, [])
+        qgis_style.write(args.out)
     runs.write_csv(args.out / "per_image.csv", list(per_image[0]), per_image)
     scores = {"threshold": threshold, "scores": summary, "interval_95": interval}
     runs.write_json(args.out / "metrics.json", {**scores, "calibration": calibration})
@@ -229,40 +239,78 @@ def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
     return {"row": whole, "by_elevation": bands, "overhead": overhead}
 
 
-def map_scenes(args, run, predictor, state, threshold: float) -> dict:
-    """Every scene, one after the other; a scene whose record is on disk is not done again."""
-    from data_prep import cover
+def record_path(out: Path, scene) -> Path:
+    """A scene is done when this file is there: its snow cover, or why it was left out."""
+    return out / scene.site / f"{scene.path.stem}_snow_cover.json"
 
-    items = list_inputs(args)
-    if not items:
-        raise BadInput(f"{args.data}: no radar scene in any site's s1 folder.")
-    if args.dry_run:
-        runs.say(f"would map {len(items)} scenes")
-        return {}
-    ends = ("snow_cover.json", "mask.tif", "probability.tif", "preview.png")
-    run.begin(*old_files(args.out, *WRITTEN, *(f"*/*_{end}" for end in ends)))
-    stop, outcomes, left_out = runs.StopSignal(), [], []
-    for scene, site in runs.progress(items, len(items), "scenes"):
+
+def map_scenes(args, run, items, predictor, state, threshold: float) -> tuple[int, list[str]]:
+    """Map the scenes that have no record yet, one after the other; returns how many, and what is broken."""
+    ends = ("_snow_cover.*", "_mask.tif", "_probability.tif", "_preview.png")
+    run.begin(*old_files(args.out, *WRITTEN, *(f"*/*{end}" for end in ends)))
+    stop, mapped, broken = runs.StopSignal(), 0, []
+    about = {"device": str(predictor.device), "precision": str(predictor.dtype)}
+    for number, (scene, site) in enumerate(runs.progress(items, len(items), "scenes")):
+        record = record_path(args.out, scene)
         if stop.requested:
-            raise runs.Interrupted(f"{len(outcomes)} of {len(items)} scenes are done.")
-        record = args.out / scene.site / f"{scene.path.stem}_snow_cover.json"
-        if not record.exists():
-            try:
-                runs.write_json(record, map_scene(args, predictor, state, scene, site, threshold))
-            except BadInput as error:
-                if not args.skip_bad:
-                    raise BadInput(
-                        f"{str(error).rstrip('.')}. Mend it, or leave such scenes out with --skip-bad."
-                    ) from None
-                runs.say(f"left out: {error}")
-                left_out.append(str(error))
+            raise runs.Interrupted(f"{number - len(broken)} of {len(items)} scenes are done.")
+        if record.exists():
+            continue
+        try:
+            outcome = {**map_scene(args, predictor, state, scene, site, threshold), **about}
+        except BadInput as error:
+            if not (args.skip_bad or args.share):
+                raise BadInput(
+                    f"{str(error).rstrip('.')}. Mend it, or leave such scenes out with --skip-bad."
+                ) from None
+            record.parent.mkdir(exist_ok=True)
+            if not args.skip_bad:
+                runs.say(f"broken: {error}")
+                shares.write_why(record, str(error))
+                broken.append(str(error))
                 continue
-        outcomes.append(json.loads(record.read_text(encoding="utf-8")))
+            runs.say(f"left out: {error}")
+            outcome = {"left_out": str(error)}
+        runs.write_json(record, outcome)
+        mapped += 1
+    return mapped, broken
+
+
+def read_records(out: Path, items) -> tuple[list[dict], list[str], dict[str, str]]:
+    """What mapping found of every scene, the reasons of those left out, and {scene: why} without a record."""
+    outcomes, left_out, absent = [], [], {}
+    for scene, _ in items:
+        record = record_path(out, scene)
+        if not record.exists():
+            absent[f"{scene.site}/{scene.path.stem}"] = shares.read_why(record)
+            continue
+        outcome = json.loads(record.read_text(encoding="utf-8"))
+        if "left_out" in outcome:
+            left_out.append(outcome["left_out"])
+        else:
+            outcomes.append(outcome)
+    return outcomes, left_out, absent
+
+
+def collect(args, run, items, threshold: float) -> int:
+    """Write the tables and the result from the records of all scenes, whoever mapped them."""
+    from data_prep import cover, qgis_style
+
+    outcomes, left_out, absent = read_records(args.out, items)
+    if absent:
+        raise shares.missing(args.out, "scenes", len(items), absent)
     if not outcomes:
         raise BadInput(f"{args.data}: none of {len(items)} scenes could be mapped; the first: {left_out[0]}")
+    shares.tidy(args.out)
     cover.write(args.out, [o["row"] for o in outcomes], [row for o in outcomes for row in o["by_elevation"]])
+    qgis_style.write(args.out)
     overhead = max(outcome["overhead"] for outcome in outcomes)
-    return {"scenes": len(outcomes), "threshold": threshold, "left_out": left_out, "overhead": overhead}
+    about = {
+        key: ", ".join(sorted({o[key] for o in outcomes if key in o})) for key in ("device", "precision")
+    }
+    return run.finish(
+        scenes=len(outcomes), threshold=threshold, left_out=left_out, overhead=overhead, **about
+    )
 
 
 # ---- the job -----------------------------------------------------------------------------------------------
@@ -299,10 +347,12 @@ def get_parser():
     add("--units", choices=("dB", "linear"), help="of radar files without that tag")
     add("--backscatter", choices=("sigma0", "gamma0", "gamma0_rtc"), help="of radar files without that tag")
     add("--skip-bad", action="store_true", help="leave damaged files out, by name, instead of stopping")
+    shares.add_flags(parser)
     return parser
 
 
 def main(args) -> int:
+    shares.check(args)
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise BadInput(f"--threshold {args.threshold:g}: a probability lies in 0..1.")
     if args.batch < 1 or args.elevation_step_m < 1 or args.overlays < 1 or args.tile < 16 or args.tile % 16:
@@ -317,28 +367,47 @@ def main(args) -> int:
         )
     manifest = args.data / "triplets.csv"
     weather = [args.weather, args.weather.with_suffix(".json")] if args.weather else []
+    on_triplets = manifest.exists() or (args.data / "SAR").is_dir()
+    if (args.share or args.collect) and (on_triplets or args.data.is_file()):
+        raise BadInput(f"{args.data}: --share and --collect are for a folder of scenes; leave them out.")
     run = runs.Run(args, [*runs.triplets_inputs(args.data), args.weights, *weather])
     if run.finished():
         return runs.DONE
+    items = [] if on_triplets else list_inputs(args)
+    mine = shares.mine(items, args.share)
+    if not (items or on_triplets):
+        raise BadInput(f"{args.data}: no radar scene in any site's s1 folder.")
     from data_prep.channels import check_channels
     from models import training
 
     try:
         state = training.load_checkpoint(args.weights)
         net = training.build_net(state, args.weights)
-        device = training.choose_device(args.device)
+        device = training.choose_device("cpu" if args.collect else args.device)
         check_channels(tuple(state["contract"]["bands"]))
     except ValueError as error:
         raise BadInput(f"{error}.") from None
     if args.workers is None:
         args.workers = min(4, runs.core_count() - 1)
-    on_triplets = manifest.exists() or (args.data / "SAR").is_dir()
+    threshold = state["threshold"] if args.threshold is None else args.threshold
+    if args.dry_run and not on_triplets:
+        todo = len(read_records(args.out, mine)[2])
+        runs.say(f"would {'collect' if args.collect else 'map'} {len(mine)} scenes, {todo} without a record")
+        return runs.DONE
+    if args.collect:
+        return collect(args, run, items, threshold)
     training.use_huge_pages()
     dtype = training.choose_precision(device, args.amp)
     predictor = training.Predictor(net, state["contract"], device, dtype)
-    threshold = state["threshold"] if args.threshold is None else args.threshold
-    figures = (score_triplets if on_triplets else map_scenes)(args, run, predictor, state, threshold)
-    return run.finish(**figures, device=str(device), precision=str(predictor.dtype)) if figures else runs.DONE
+    if on_triplets:
+        figures = score_triplets(args, run, predictor, state, threshold)
+        about = {"device": str(device), "precision": str(predictor.dtype)}
+        return run.finish(**figures, **about) if figures else runs.DONE
+    mapped, broken = map_scenes(args, run, mine, predictor, state, threshold)
+    if args.share:
+        left_out = read_records(args.out, mine)[1]
+        return shares.finish(args.share, mapped, len(mine) - mapped - len(broken), left_out, broken)
+    return collect(args, run, items, threshold)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ triplets, RGB above SAR); for all of them layers.png and .pdf, layers.csv (per l
 effective rank, sparsity, and the AUC within images with which the channel best on other sites tells snow from
 bare ground), channels.csv (the best channels) and result.json; each beside the same network with random
 weights, the floor. <model>_attention_heads.png: a transformer's attention head by head. records/ holds what
-is measured: a stopped run goes on from there. --list-layers prints what --layers takes; --save-activations
-writes activations/<model>/<id>.safetensors.
+is measured: a stopped run goes on from there, and tasks of an array may share the models and the floors: each
+adds --share K/N, and after them --collect writes the tables. --list-layers prints what --layers takes;
+--save-activations writes activations/<model>/<id>.safetensors.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import json
 import sys
 from pathlib import Path
 
-from data_prep import runs
+from data_prep import activation_files, runs, shares
 from data_prep.runs import BadInput
 
 FAMILIES = ("clip", "dinov2", "deeplabv3")  # of models.backbones
@@ -47,12 +48,21 @@ def named(texts: list[str] | None, flag: str) -> dict[str, list[str]]:
     return found
 
 
-def load_models(args, weights: dict[str, str], device, stop) -> tuple[dict, dict[str, str]]:
+def items_of(args, weights: dict[str, str]) -> list[tuple[str, str]]:
+    """(family, "given" or "random") of every network to measure: each model, and behind it its floor."""
+    items = []
+    for family in args.models or FAMILIES:
+        own = "random" if weights.get(family) == "random" else "given"
+        items += [(family, one) for one in dict.fromkeys([own, "random"] if args.floor else [own])]
+    return items
+
+
+def load_models(args, families, weights: dict[str, str], device, stop) -> tuple[dict, dict[str, str]]:
     """The networks whose weights are there, by family, and why others are left out; a named one must be."""
     from models import backbones
 
     loaded, left_out = {}, {}
-    for family in args.models or FAMILIES:
+    for family in families:
         try:
             given = weights.get(family)
             loaded[family] = backbones.load(family, given, args.seed, device=device, say=runs.say)
@@ -62,7 +72,7 @@ def load_models(args, weights: dict[str, str], device, stop) -> tuple[dict, dict
             left_out[family] = str(error)
             runs.say(f"left out: {error}")
         check_stop(stop, f"{family}, loading")
-    if not loaded:
+    if not (loaded or args.share):
         raise BadInput("--models: no weights of any model are there; see the lines above for the three ways.")
     return loaded, left_out
 
@@ -131,7 +141,7 @@ def measure(args, backbone, kinds: dict, pairs, stop, dtype, label: str, folder=
 
     best: the rows of its best channels. folder: where to save the layers' outputs, a file a triplet.
     """
-    from data_prep import activation_files, batches, picture_pairs
+    from data_prep import batches, picture_pairs
     from models import layer_numbers
 
     order, groups = batches.by_size(pairs.rows, args.batch), picture_pairs.groups(pairs.rows)
@@ -186,61 +196,46 @@ def sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def probe(args, family: str, backbone, kinds: dict, pairs, stop, dtype, origin: str):
-    """Measure a model and its floor, draw its figures; what an earlier run measured or drew is kept.
-
-    Returns the model's rows, those of its channels, and its account.
-    """
-    from data_prep import activation_files, picture_pairs
+def probe(args, family: str, weights: str, backbone, kinds: dict, pairs, stop, dtype) -> None:
+    """Measure a model or its floor and draw a model's figures; what an earlier run did of it is kept."""
+    from data_prep import picture_pairs, triplets
     from models import backbones
 
-    folder = args.out / "activations" / family if args.save_activations else None
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-    figures = [args.out / name for name in figure_names(family, bool(backbone.heads))]
-    shown = picture_pairs.most_mixed(pairs.rows, args.examples)
-    rows, channels = [], []
-    own = "random" if backbone.random else "given"
-    for weights in dict.fromkeys([own, "random"] if args.floor else [own]):
-        floor = weights != own
-        label, saved = f"{family}, {weights} weights", None if floor else folder
-        path = args.out / "records" / f"{family}_{weights}.json"
-        of = {
-            "provenance": backbone.provenance, "layers": kinds, "dtype": str(dtype),
-            "triplets": [row["id"] for row in pairs.rows],
-        }  # fmt: skip
-        layers = activation_files.read_record(path, of)
-        if saved and not all((saved / f"{row['id']}.safetensors").exists() for row in pairs.rows):
-            layers = None
-        if layers is None:
-            for old in () if floor else figures:
-                old.unlink(missing_ok=True)
-            net = backbones.floor(backbone, args.seed) if floor else backbone
-            check_stop(stop, label)
-            layers = measure(args, net, kinds, pairs, stop, dtype, label, saved)
-            layers = activation_files.write_record(path, of, layers)
-            check_stop(stop, label)
-        else:
-            runs.say(f"{label}: measured by an earlier run")
-        if not floor and layers and not all(figure.exists() for figure in figures):
-            draw(args, family, backbone, layers, pairs, shown, origin)
-            check_stop(stop, f"{family}, figures")
-        for layer in layers:
-            if floor and layer["row"]["layer"] == "input":
-                continue
-            about = {"model": family, "weights": weights}
-            rows.append({**about, **layer["row"]})
-            channels += [{**about, "layer": layer["row"]["layer"], **best} for best in layer["best"]]
-    account = {
-        "name": backbone.name, "provenance": backbone.provenance, "random": backbone.random,
-        "input_pixels": backbone.size, "shown": [pairs.rows[k]["id"] for k in shown], "layers": rows,
+    floor = weights == "random" and not backbone.random
+    label, saved = f"{family}, {weights} weights", None
+    names = [] if floor else activation_files.figure_names(family, bool(backbone.heads))
+    figures = [args.out / name for name in names]
+    if args.save_activations and not floor:
+        saved = args.out / "activations" / family
+        saved.mkdir(parents=True, exist_ok=True)
+    path = activation_files.record_path(args.out, family, weights)
+    of = {
+        "provenance": backbone.provenance, "layers": kinds, "dtype": str(dtype),
+        "triplets": [row["id"] for row in pairs.rows],
     }  # fmt: skip
-    return rows, channels, account
-
-
-def figure_names(family: str, heads: bool) -> list[str]:
-    names = [f"{family}_activations_comparison", *([f"{family}_attention_heads"] if heads else [])]
-    return [f"{name}.{end}" for name in names for end in ("png", "pdf")]
+    record = activation_files.read_record(path, of)
+    if saved and not all((saved / f"{row['id']}.safetensors").exists() for row in pairs.rows):
+        record = None
+    if record is None:
+        for old in figures:
+            old.unlink(missing_ok=True)
+        net = backbones.floor(backbone, args.seed) if floor else backbone
+        check_stop(stop, label)
+        layers = measure(args, net, kinds, pairs, stop, dtype, label, saved)
+        device = next(net.net.parameters()).device
+        about = {
+            "name": backbone.name, "provenance": backbone.provenance, "random": backbone.random,
+            "input_pixels": backbone.size, "heads": backbone.heads, "device": str(device),
+            "precision": str(dtype or "torch.float32"),
+        }  # fmt: skip
+        record = activation_files.write_record(path, of, about, layers)
+        check_stop(stop, label)
+    else:
+        runs.say(f"{label}: measured by an earlier run")
+    if record["layers"] and not all(figure.exists() for figure in figures):
+        shown = picture_pairs.most_mixed(pairs.rows, args.examples)
+        draw(args, family, backbone, record["layers"], pairs, shown, triplets.origin(pairs.rows))
+        check_stop(stop, f"{family}, figures")
 
 
 # ---- the job -----------------------------------------------------------------------------------------------
@@ -275,6 +270,7 @@ def get_parser():
     add("--no-floor", dest="floor", action="store_false", help="leave out the random-weight floor")
     add("--save-activations", action="store_true", help="write the layers' outputs as safetensors")
     add("--skip-bad", action="store_true", help="leave damaged triplets out, by name, instead of stopping")
+    shares.add_flags(parser)
     return parser
 
 
@@ -293,6 +289,7 @@ def check(args) -> None:
 
 
 def main(args) -> int:
+    shares.check(args)
     check(args)
     weights = {name: rest[0] for name, rest in named(args.weights, "--weights").items()}
     if len(weights) < len(args.weights or ()):
@@ -314,7 +311,9 @@ def main(args) -> int:
         if not wants_more(args, run) and run.finished():
             return runs.DONE
     stop = runs.StopSignal()
-    from data_prep import activation_files
+    if args.collect:
+        pairs, bad = choose_triplets(args, stop)
+        return collect(args, run, items_of(args, weights), pairs, bad, {})
     from models import backbones, layer_views, training
 
     training.use_huge_pages()
@@ -322,16 +321,17 @@ def main(args) -> int:
         device = training.choose_device(args.device)
     except ValueError as error:
         raise BadInput(f"{error}.") from None
-    loaded, left_out = load_models(args, weights, device, stop)
     if args.list_layers:
-        return list_layers(loaded)
+        return list_layers(load_models(args, args.models or FAMILIES, weights, device, stop)[0])
+    items = shares.mine(items_of(args, weights), args.share)
+    loaded, left_out = load_models(args, dict.fromkeys(family for family, _ in items), weights, device, stop)
     chosen = {
         family: choose_layers(backbone, patterns.get("", []) + patterns.get(family, []))
         for family, backbone in loaded.items()
     }
     if args.cam_class is not None:
         heads = [backbone for backbone in loaded.values() if backbone.labels]
-        if not heads:
+        if not (heads or args.share):
             raise BadInput(f"--cam-class {args.cam_class}: none of the models has a head with classes.")
         for backbone in heads:
             try:
@@ -347,16 +347,22 @@ def main(args) -> int:
     pairs, bad = choose_triplets(args, stop)
     if args.save_activations:
         sizes = [(row["height"], row["width"]) for row in pairs.rows]
-        needed = sum(layer_views.bytes_of(loaded[name], chosen[name], sizes) for name in loaded)
+        own = {family for family, _ in items if family in loaded}
+        needed = sum(layer_views.bytes_of(loaded[name], chosen[name], sizes) for name in own)
         activation_files.check_space(args.out, needed)
     if args.dry_run:
         runs.say(f"would probe {', '.join(loaded)} on {len(pairs.rows)} triplets of split {args.split}")
         return runs.DONE
-    old = [name for family in FAMILIES for name in figure_names(family, heads=True)]
-    for pattern in ("activations/*/*.safetensors", "records/*.json"):
+    old = [name for family in FAMILIES for name in activation_files.figure_names(family, heads=True)]
+    for pattern in ("activations/*/*.safetensors", "records/*"):
         old += [str(path.relative_to(run.out)) for path in run.out.glob(pattern)]
     run.begin(*WRITTEN, *old)
-    return report(args, run, loaded, chosen, pairs, stop, left_out, bad)
+    dtype = training.choose_precision(device, args.amp)
+    outcome = probe_all(args, items, loaded, chosen, left_out, pairs, stop, dtype)
+    if args.share:
+        return shares.finish(args.share, *outcome)
+    items = [item for item in items if item[0] not in left_out]
+    return collect(args, run, items, pairs, bad, left_out)
 
 
 def wants_more(args, run) -> bool:
@@ -375,37 +381,85 @@ def wants_more(args, run) -> bool:
     return False
 
 
-def report(args, run, loaded: dict, chosen: dict, pairs, stop, left_out: dict, bad: list[str]) -> int:
-    """Probe model after model, write the tables and the figure of all, say the main numbers."""
-    from data_prep import activation_figures, triplets
+def probe_all(args, items, loaded: dict, chosen: dict, left_out: dict, pairs, stop, dtype) -> tuple:
+    """Probe item after item; (how many now, how many a share found done, those left out, those broken)."""
     from models import training
 
-    origin = triplets.origin(pairs.rows)
-    device = next(next(iter(loaded.values())).net.parameters()).device
-    dtype = training.choose_precision(device, args.amp)
-    rows, channels, models = [], [], {}
-    for family in list(loaded):
-        backbone = loaded.pop(family)
+    done, skipped, broken, absent = 0, 0, [], []
+    for family, weights in items:
+        record = activation_files.measured(args, family, weights, pairs.rows)
+        if args.share and activation_files.is_measured(record):
+            skipped += 1
+            continue
+        path = activation_files.record_path(args.out, family, weights)
+        if family in left_out:
+            if args.share:
+                path.parent.mkdir(exist_ok=True)
+                runs.write_json(path, {"left_out": left_out[family]})
+                absent.append(left_out[family])
+                done += 1
+            continue
         try:
-            found = probe(args, family, backbone, chosen[family], pairs, stop, dtype, origin)
+            probe(args, family, weights, loaded[family], chosen[family], pairs, stop, dtype)
+            done += 1
+        except BadInput as error:
+            if not args.share:
+                raise
+            runs.say(f"broken: {error}")
+            path.parent.mkdir(exist_ok=True)
+            shares.write_why(path, str(error))
+            broken.append(str(error))
         except (RuntimeError, MemoryError) as error:
             if not training.is_out_of_memory(error):
                 raise
             raise SystemExit(f"{family}: out of memory with --batch {args.batch}; lower it.") from None
-        rows, channels, models[family] = rows + found[0], channels + found[1], found[2]
+    return done, skipped, absent, broken
+
+
+def collect(args, run, items, pairs, bad: list[str], left_out: dict[str, str]) -> int:
+    """Write the tables and the figure of all models from their records; say the main numbers."""
+    from data_prep import activation_figures, picture_pairs, triplets
+
+    found = {item: activation_files.measured(args, *item, pairs.rows) for item in items}
+    there = {family for (family, _), record in found.items() if activation_files.is_measured(record)}
+    absent = {}
+    for (family, weights), record in found.items():
+        if record is None or ("left_out" in record and family in there):
+            path = activation_files.record_path(args.out, family, weights)
+            absent[f"{family} with {weights} weights"] = (
+                record["left_out"] if record else shares.read_why(path)
+            )
+        elif "left_out" in record:
+            left_out[family] = record["left_out"]
+    if absent:
+        raise shares.missing(args.out, "models and floors", len(items), absent)
+    if not there:
+        raise BadInput(
+            "--models: no weights of any model are there; see the shares' lines for the three ways."
+        )
+    if args.dry_run:
+        runs.say(f"would collect {', '.join(sorted(there))}")
+        return runs.DONE
+    run.begin()
+    shares.tidy(args.out)
+    shown = [pairs.rows[k]["id"] for k in picture_pairs.most_mixed(pairs.rows, args.examples)]
+    records = {item: record for item, record in found.items() if activation_files.is_measured(record)}
+    rows, channels, models = activation_files.tables(records, shown)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     runs.write_csv(args.out / "layers.csv", columns, rows)
     runs.write_csv(args.out / "channels.csv", list(channels[0]) if channels else ["model"], channels)
     sites = len({row["site"] for row in pairs.rows})
     count = f"{len(pairs.rows)} triplets of {sites} sites, split {args.split}"
     titles = {family: f"{TITLES[family]}. {sentence(models[family]['provenance'])}" for family in models}
-    title = f"What the layers hold, by depth: {count}{origin}"
+    title = f"What the layers hold, by depth: {count}{triplets.origin(pairs.rows)}"
     activation_figures.layers(args.out / "layers.png", rows, titles, title)
     for line in activation_figures.last_layers(rows):
         runs.say(line)
+    abouts = [record["about"] for record in records.values()]
+    by = {name: ", ".join(sorted({about[name] for about in abouts})) for name in ("device", "precision")}
     return run.finish(
         models=models, triplets=len(pairs.rows), sites=sites, split=args.split, compose=args.compose,
-        models_left_out=left_out, left_out=bad, device=str(device), precision=str(dtype or "torch.float32"),
+        models_left_out=left_out, left_out=bad, **by,
     )  # fmt: skip
 
 

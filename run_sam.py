@@ -15,7 +15,8 @@ is mapped in tiles. Sources of prompts:
 Out: <source>/mask/<id>.tif and <source>/probability/<id>.tif, scores.csv, strata.csv, paired.csv,
 per_image.csv, metrics.json, strata.png, overlays_<source>.png. A probability is the logistic of SAM's logit:
 an order, not calibrated. An image whose cue is empty is mapped snow-free and counted. Embeddings are kept in
---cache (4 MiB an image); an interrupted run goes on with the next triplet.
+--cache (4 MiB an image); an interrupted run goes on with the next triplet. Tasks of an array may share the
+triplets: each adds --share K/N to the command, and after them the command with --collect writes the tables.
 """
 
 import json
@@ -23,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-from data_prep import runs
+from data_prep import runs, shares
 from data_prep.runs import BadInput
 
 TABLES = ("scores.csv", "strata.csv", "paired.csv", "per_image.csv", "metrics.json", "strata.png")
@@ -47,79 +48,6 @@ def choose_sources(args) -> list[str]:
     if needy and args.prompts and not args.unet:
         raise BadInput(f"--prompts {' '.join(needy)}: need --unet with what infer_unet.py wrote of the data.")
     return [name for name in names if args.unet or name not in needy]
-
-
-def choose_triplets(args, unet) -> tuple:
-    """The triplets to map, each looked at, the stretch of their scenes, and what was left out of it.
-
-    A damaged triplet of the scene that is not among those to map stops nothing.
-    """
-    from data_prep import compose, triplets
-
-    manifest = triplets.read_manifest(args.data)
-    chosen = manifest if args.split == "all" else manifest.of(args.split)
-    every, chosen.rows = manifest.rows, compose.sample(chosen.rows, args.sample, args.seed)[: args.limit]
-    if not chosen.rows:
-        raise BadInput(
-            f"{args.data}: split {args.split!r} is empty; choose another --split or run data_prep.split."
-        )
-    limits, unreadable, good = {}, [], []
-    if args.image == "sar":
-        scenes = {compose.scene_key(row) for row in chosen.rows}
-        siblings = [row for row in every if compose.scene_key(row) in scenes]
-        limits = compose.scene_limits(siblings, compose.COMPOSE[args.compose], unreadable)
-    for row in runs.progress(chosen.rows, len(chosen.rows), "reading"):
-        try:
-            picture, valid = read_picture(args, row, limits)
-            read_cues(args, row, picture, unet)
-            if not valid.any():
-                raise BadInput(f"{row['id']}: no pixel of its {args.image} is valid.")
-            good.append(row)
-        except BadInput as error:
-            leave_out(args, str(error), chosen.bad)
-    if not good:
-        raise BadInput(f"{args.data}: none of its triplets can be used; the first: {chosen.bad[0]}")
-    chosen.rows = good
-    not_stretched = [problem for problem in unreadable if problem not in chosen.bad]
-    for problem in not_stretched:
-        runs.say(f"not among those to map, and left out of its scene's stretch: {problem}")
-    return chosen, limits, not_stretched
-
-
-def leave_out(args, problem: str, bad: list[str]) -> None:
-    """Note a damaged triplet, once, under --skip-bad; else stop."""
-    if not args.skip_bad:
-        raise BadInput(f"{problem.rstrip('.')}; mend it, or leave such triplets out with --skip-bad.")
-    if problem not in bad:
-        runs.say(f"left out: {problem}")
-        bad.append(problem)
-
-
-def read_picture(args, row: dict, limits: dict):
-    """What SAM sees of a triplet, uint8 (H, W, 3), and where it is valid."""
-    from data_prep import compose
-
-    return compose.rgb_picture(row) if args.image == "rgb" else compose.sar_picture(row, args.compose, limits)
-
-
-def read_cues(args, row: dict, picture, unet) -> dict:
-    """Cues of a triplet, uint8 (H, W) of 0, 1, 255: truth, and unet with its probability and threshold."""
-    from data_prep import foreign_masks, mask_folders, rasters, triplets
-
-    cues, shape = {"truth": triplets.read_mask(row, args.target)}, picture.shape[:2]
-    if cues["truth"].shape != shape:
-        raise BadInput(f"{row['id']}: its {args.image} is {shape} pixels, its mask {cues['truth'].shape}.")
-    if unet:
-        paths = mask_folders.find(unet, row)
-        if not paths:
-            raise BadInput(f"{args.unet}: no mask of {row['id']}; run infer_unet.py on the same triplets.")
-        cues["unet"] = foreign_masks.read(unet, row, shape)
-        if cues["unet"] is None:
-            raise BadInput(f"{paths[0]}: has no valid pixel; run infer_unet.py again.")
-        tags = rasters.open_header(paths[0]).tags if paths[0].suffix != ".png" else {}
-        cues["threshold"] = float(tags.get("threshold", THRESHOLD))
-        cues["probability"] = foreign_masks.read(unet, row, shape, "probability")
-    return cues
 
 
 def add_otsu(args, row: dict, picture, valid, cues: dict) -> None:
@@ -181,11 +109,11 @@ def map_triplet(args, net, row: dict, sources, plan, files, picture, valid, unet
     """Write a triplet's mask and probability by every source; returns its record. files: of embeddings."""
     import torch
 
-    from data_prep import embeddings, predictions
+    from data_prep import embeddings, predictions, sam_input
     from models import metrics, prompts, sam_maps
 
     name = {source: prompts.label(source, args.keep, is_random(args)) for source in sources}
-    cues = read_cues(args, row, picture, unet)
+    cues = sam_input.read_cues(args, row, picture, unet)
     add_otsu(args, row, picture, valid, cues)
     found = (torch.from_numpy(embeddings.load(path)) for path in files)
     asking = sam_maps.Asking(args.points, args.boxes, args.grid_points, args.keep, f"{args.seed} {row['id']}")
@@ -195,26 +123,27 @@ def map_triplet(args, net, row: dict, sources, plan, files, picture, valid, unet
         mask = metrics.to_mask(probability, THRESHOLD)
         tags = {"threshold": THRESHOLD, "source": name[source], "sam": net.provenance}
         predictions.write(args.out / source, row, probability, mask, **tags)
-    return {"id": row["id"], "tiles": len(files), "decoder_seconds": seconds, "prompts": asked}
+    about = {"model": net.model, "provenance": net.provenance, "device": str(net.device)}
+    return {"id": row["id"], "tiles": len(files), "decoder_seconds": seconds, "prompts": asked, **about}
 
 
-def map_triplets(args, net, dtype, rows, limits, sources, unet) -> list[dict]:
-    """Records of all triplets, in order; those on disk are not made again."""
-    from data_prep import embeddings
+def map_triplets(args, net, dtype, rows, limits, sources, unet, stop) -> None:
+    """Masks, probabilities and records of all triplets; those on disk are not made again."""
+    from data_prep import embeddings, sam_input
     from models import sam_maps
 
     known = embedding_parts(args, net, dtype)
     cache = args.cache or args.out / "embeddings"
     for folder in (cache, args.out / "records", *(args.out / s / k for s in sources for k in KINDS)):
         folder.mkdir(parents=True, exist_ok=True)
-    stop, records = runs.StopSignal(), {}
+    count = 0
     batches = [rows[start : start + args.batch] for start in range(0, len(rows), args.batch)]
     for batch in runs.progress(batches, len(batches), "batches"):
         done = {row["id"]: read_record(args, row, sources) for row in batch}
         todo, tiles = [], {}
         for row in batch:
-            if not done[row["id"]]:
-                picture, valid = read_picture(args, row, limits)
+            if not done[row["id"]] or "left_out" in done[row["id"]]:
+                picture, valid = sam_input.read_picture(args, row, limits)
                 plan = sam_maps.tiles(valid.shape, args.tile)
                 parts = [picture[window] for window, _ in plan]
                 files = [cache / f"{embeddings.key(*known, part)}.npy" for part in parts]
@@ -223,24 +152,37 @@ def map_triplets(args, net, dtype, rows, limits, sources, unet) -> list[dict]:
         made = encode_missing(args, net, dtype, tiles, stop)
         for row, plan, files, picture, valid in todo:
             if stop.requested:
-                raise runs.Interrupted(f"{len(records)} of {len(rows)} triplets are done.")
+                raise runs.Interrupted(f"{count} of {len(rows)} triplets are done.")
             record = map_triplet(args, net, row, sources, plan, files, picture, valid, unet)
             own = [made.pop(file) for file in files if file in made]  # equal pictures are encoded once
-            record |= {"encoded": len(own), "encoder_seconds": sum(own)}
-            runs.write_json(args.out / "records" / f"{row['id']}.json", record)
-            done[row["id"]] = record
-        records |= done
-    return list(records.values())
+            record |= {"encoded": len(own), "encoder_seconds": sum(own), "precision": str(dtype or "float32")}
+            runs.write_json(record_path(args, row["id"]), record)
+        count += len(batch)
+
+
+def record_path(args, name: str) -> Path:
+    return args.out / "records" / f"{name}.json"
 
 
 def read_record(args, row: dict, sources) -> dict | None:
-    """The record of a triplet that is done."""
-    end = ".png" if row["sar"].suffix == ".png" else ".tif"
-    path = args.out / "records" / f"{row['id']}.json"
-    masks = [args.out / source / "mask" / f"{row['id']}{end}" for source in sources]
-    if not all(file.exists() for file in (path, *masks)):
+    """The record of a triplet that is done, or that was left out for its `left_out`."""
+    path = record_path(args, row["id"])
+    if not path.exists():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))
+    end = ".png" if row["sar"].suffix == ".png" else ".tif"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    masks = [args.out / source / "mask" / f"{row['id']}{end}" for source in sources]
+    return record if "left_out" in record or all(mask.exists() for mask in masks) else None
+
+
+def recorded(args, rows, sources) -> tuple[list[dict], dict[str, str]]:
+    """(triplets that are mapped, {id: problem} of those left out); Failed where records lack."""
+    found = {row["id"]: read_record(args, row, sources) for row in rows}
+    absent = {name: shares.read_why(record_path(args, name)) for name, record in found.items() if not record}
+    if absent:
+        raise shares.missing(args.out, "triplets", len(rows), absent)
+    problems = {name: record["left_out"] for name, record in found.items() if "left_out" in record}
+    return [row for row in rows if row["id"] not in problems], problems
 
 
 # ---- the table ---------------------------------------------------------------------------------------------
@@ -293,11 +235,11 @@ def report(args, tallies, coverage, title: str) -> dict:
 
 def draw(args, rows, records, methods, per_image, limits, title: str) -> None:
     """overlays_<source>.png of every source."""
-    from data_prep import foreign_masks, sam_pictures
+    from data_prep import foreign_masks, sam_input, sam_pictures
     from models import prompts
 
     def read(row):
-        picture, _ = read_picture(args, row, limits)
+        picture, _ = sam_input.read_picture(args, row, limits)
         if kind != "mask":
             return picture, None
         return picture, foreign_masks.read(methods["unet"], row, picture.shape[:2]) == 1
@@ -311,7 +253,7 @@ def draw(args, rows, records, methods, per_image, limits, title: str) -> None:
             sam_pictures.overlays(path, f"{name}: {title}", kind, cases, masks, own, args, read)
 
 
-def figures_of(args, net, sources, records, chosen, not_stretched) -> dict:
+def figures_of(args, sources, records, problems: dict[str, str], not_stretched) -> dict:
     """What result.json says of the run itself.
 
     Of the encoder's seconds only those of images that were encoded for this output; None if none was.
@@ -319,12 +261,13 @@ def figures_of(args, net, sources, records, chosen, not_stretched) -> dict:
     tiles, encoded = (sum(record[name] for record in records) for name in ("tiles", "encoded"))
     images = sum(record["encoded"] / record["tiles"] for record in records)
     seconds = {name: sum(r[f"{name}_seconds"] for r in records) for name in ("encoder", "decoder")}
+    made = ("model", "provenance", "device", "precision")  # by whichever task
+    made = {name: ", ".join(sorted({record[name] for record in records})) for name in made}
     return {
         "split": args.split, "triplets": len(records), "target": args.target, "image": args.image,
         "compose": args.compose if args.image == "sar" else None, "keep": args.keep,
-        "model": net.model, "provenance": net.provenance,
-        "tiles": tiles, "encoded": encoded, "cache_hits": tiles - encoded,
-        "left_out": chosen.bad, "left_out_of_stretch": not_stretched,
+        **made, "tiles": tiles, "encoded": encoded, "cache_hits": tiles - encoded,
+        "left_out": list(problems.values()), "left_out_of_stretch": not_stretched,
         "encoder_seconds_per_image": seconds["encoder"] / images if images else None,
         "decoder_seconds_per_image": seconds["decoder"] / len(records),
         "prompts": {name: sum(len(record["prompts"][name]) for record in records) for name in sources},
@@ -390,6 +333,7 @@ def get_parser():
     add("--batch", type=int, default=4, metavar="N", help="pictures at once through SAM's encoder")
     add("--overlays", type=int, default=8, metavar="N", help="triplets shown in overlays_<source>.png")
     add("--skip-bad", action="store_true", help="leave damaged triplets out, by name, instead of stopping")
+    shares.add_flags(parser)
     return parser
 
 
@@ -415,7 +359,12 @@ def old_files(out: Path) -> list[str]:
     """What an earlier run of this job wrote into its folder, by name; nothing else there is touched."""
     from models import prompts
 
-    names = [*TABLES, *(f"overlays_{source}.png" for source in prompts.SOURCES), "records/*.json"]
+    names = [
+        *TABLES,
+        *(f"overlays_{source}.png" for source in prompts.SOURCES),
+        "records/*.json",
+        f"records/*{shares.WHY}",
+    ]
     names += [f"{source}/{kind}/*" for source in prompts.SOURCES for kind in KINDS]
     return [str(path.relative_to(out)) for name in names for path in out.glob(name) if path.is_file()]
 
@@ -430,7 +379,56 @@ def out_of_memory(args) -> str:
     )
 
 
+def finish_share(args, mine, mapped: int, problems: dict[str, str], sources) -> int:
+    """Put on record why triplets of a share are not mapped, and print its line."""
+    for name, problem in problems.items():
+        if args.skip_bad:
+            runs.write_json(record_path(args, name), {"id": name, "left_out": problem})
+        else:
+            shares.write_why(record_path(args, name), problem)
+    records = [record for row in mine if (record := read_record(args, row, sources))]
+    left_out = [record["left_out"] for record in records if "left_out" in record]
+    broken = [] if args.skip_bad else list(problems.values())
+    done = mapped + len(problems) - len(broken)
+    return shares.finish(args.share, done, len(records) - done, left_out, broken)
+
+
+def collect(args, run, rows, problems, limits, not_stretched, sources, unet) -> int:
+    """Judge the masks of all triplets, whoever mapped them; write the tables, the figures and the result."""
+    from data_prep import mask_folders, triplets
+    from models import prompts
+
+    shares.tidy(args.out)
+    records = [read_record(args, row, sources) for row in rows]
+    about = figures_of(args, sources, records, problems, not_stretched)
+    ordered = sorted(sources, key=lambda source: prompts.ORACLE in prompts.label(source, args.keep))
+    named = [(prompts.label(source, args.keep, is_random(args)), args.out / source) for source in ordered]
+    methods = {"unet": unet} if unet else {}
+    methods |= {name: mask_folders.MaskFolder(folder.name, folder) for name, folder in named}
+    seen = f"radar ({args.compose})" if args.image == "sar" else "RGB"
+    title = f"SAM on {seen}, split {args.split}{triplets.origin(rows)}\n{about['provenance']}"
+    found = judge(args, rows, records, methods)
+    draw(args, rows, records, methods, found["per_image"], limits, title)
+    figures = report(args, found["tallies"], found["coverage"], title)
+    say_costs(about)
+    return run.finish(**about, **figures)
+
+
+def load(args):
+    """(SAM's network on the device, what it computes in)."""
+    from models import sam, training
+
+    training.use_huge_pages()
+    try:
+        device = training.choose_device(args.device)
+        net = sam.load(args.weights, args.model, device, args.seed)
+    except ValueError as error:
+        raise BadInput(f"{error}.") from None
+    return net, training.choose_precision(device, args.amp)
+
+
 def main(args) -> int:
+    shares.check(args)
     check(args)
     weights = [] if is_random(args) else [args.weights]
     if weights and not args.weights.is_file():
@@ -441,43 +439,46 @@ def main(args) -> int:
     run = runs.Run(args, [*runs.triplets_inputs(args.data), *weights, *([args.unet] if args.unet else [])])
     if run.finished():
         return runs.DONE
+    stop = runs.StopSignal()
     sources = choose_sources(args)
-    from data_prep import mask_folders, triplets
-    from models import prompts, sam, training
+    from data_prep import mask_folders, sam_input
+    from models import training
 
     unet = mask_folders.choose([("unet", args.unet)], (), ())[0] if args.unet else None
-    training.use_huge_pages()
-    try:
-        device = training.choose_device(args.device)
-        net = sam.load(args.weights, args.model, device, args.seed)
-    except ValueError as error:
-        raise BadInput(f"{error}.") from None
-    dtype = training.choose_precision(device, args.amp)
-    chosen, limits, not_stretched = choose_triplets(args, unet)
+    mine, every = sam_input.choose_triplets(args)
+    if args.collect:
+        rows, problems = recorded(args, mine, sources)
+        limits, unreadable = sam_input.stretch(args, mine, every)
+    else:
+        net, dtype = load(args)
+        todo = [row for row in mine if not (args.share and read_record(args, row, sources))]
+        limits, unreadable = sam_input.stretch(args, todo, every)
+        rows, problems = sam_input.look_at(args, todo, limits, unet, stop)
+    if not (rows or args.share):
+        first = next(iter(problems.values()))
+        raise BadInput(f"{args.data}: none of its triplets can be used; the first: {first}")
+    not_stretched = [problem for problem in unreadable if problem not in problems.values()]
+    for problem in not_stretched:
+        runs.say(f"not among those to map, and left out of its scene's stretch: {problem}")
     if args.dry_run:
-        runs.say(f"would map {len(chosen.rows)} triplets of split {args.split} by {', '.join(sources)}")
+        what = "collect" if args.collect else "map"
+        runs.say(f"would {what} {len(rows)} triplets of split {args.split} by {', '.join(sources)}")
         return runs.DONE
     run.begin(*old_files(args.out))
-    records = None
+    if args.collect:
+        return collect(args, run, rows, problems, limits, not_stretched, sources, unet)
+    mapped = False
     try:
-        records = map_triplets(args, net, dtype, chosen.rows, limits, sources, unet)
+        map_triplets(args, net, dtype, rows, limits, sources, unet, stop)
+        mapped = True
     except (RuntimeError, MemoryError) as error:
         if not training.is_out_of_memory(error):
             raise
-    if records is None:
+    if not mapped:
         raise SystemExit(out_of_memory(args))
-    ordered = sorted(sources, key=lambda source: prompts.ORACLE in prompts.label(source, args.keep))
-    named = [(prompts.label(source, args.keep, is_random(args)), args.out / source) for source in ordered]
-    methods = {"unet": unet} if unet else {}
-    methods |= {name: mask_folders.MaskFolder(folder.name, folder) for name, folder in named}
-    seen = f"radar ({args.compose})" if args.image == "sar" else "RGB"
-    title = f"SAM on {seen}, split {args.split}{triplets.origin(chosen.rows)}\n{net.provenance}"
-    found = judge(args, chosen.rows, records, methods)
-    draw(args, chosen.rows, records, methods, found["per_image"], limits, title)
-    figures = report(args, found["tallies"], found["coverage"], title)
-    about = figures_of(args, net, sources, records, chosen, not_stretched)
-    say_costs(about)
-    return run.finish(**about, **figures, device=str(device), precision=str(dtype or "float32"))
+    if args.share:
+        return finish_share(args, mine, len(rows), problems, sources)
+    return collect(args, run, rows, problems, limits, not_stretched, sources, unet)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,20 @@
 
 In: scenes/<site>/{site.json,s1/*.tif,s2/*.tif,[dem.tif],[landcover.tif],[truth/*.tif]}. Out: triplets.csv,
 sar/, rgb/, mask/, [mask_wet/], [dem/], [landcover/], [ref/], rejected.csv, flagged.csv, curation.json,
-contact sheets. Interrupted, it goes on where it was.
+contact sheets. Interrupted, it goes on where it was. Tasks of an array may share the sites: each adds
+--share K/N to the command, and once they are through the command with --collect writes the tables.
 """
 
+import contextlib
 import csv
 import itertools
-import json
 import shutil
 import sys
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
-from data_prep import runs
+from data_prep import curation_journal, runs, shares
 from data_prep.runs import BadInput
 
 KEPT_TAGS = ("units", "backscatter", "rule", "years", "dates", "product", "date", "source")
@@ -31,8 +32,11 @@ REJECTED_COLUMNS = ("site", "s1", "s2", "row", "col", "rule", "reason", "gap_hou
 # ---- one pair ----------------------------------------------------------------------------------------------
 
 
-def work(task) -> list[dict]:
-    """Judge every tile of a pair and write the good ones; the records are what the journal keeps."""
+def work(task) -> list[dict] | str:
+    """Judge every tile of a pair and write the good ones; the records are what the journal keeps.
+
+    A file that cannot be read stops a plain run; of a share it is the pair's outcome, as text.
+    """
     from data_prep import pairs
 
     site, s1, s2, gap, args = task
@@ -42,6 +46,8 @@ def work(task) -> list[dict]:
         boxes = pairs.tiles_of(pair["grid"].height, pair["grid"].width, args.tile)
         return [{**names, **keep_tile(pair, s1, s2, box, args)} for box in boxes]
     except BadInput as error:
+        if args.share and not args.skip_bad:
+            return str(error)
         if not args.skip_bad:
             raise BadInput(
                 f"{str(error).rstrip('.')}. Mend the file, or leave such files out with --skip-bad."
@@ -111,83 +117,83 @@ def keep_tile(pair: dict, s1, s2, box, args) -> dict:
     }
 
 
-# ---- the journal, and what it becomes ----------------------------------------------------------------------
+# ---- all pairs, and the tables they become -----------------------------------------------------------------
 
 
-def open_journal(path: Path) -> dict[int, int]:
-    """Where each finished candidate's line starts; a last line cut short by a kill is taken off."""
-    places, position = {}, 0
-    if path.exists():
-        with open(path, "rb+") as stream:
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
-                places[json.loads(line)["candidate"]] = position
-                position += len(line)
-            stream.truncate(position)
-    return places
-
-
-def process(args, journal: Path) -> dict[int, int]:
-    """Work through all candidates, `--workers` at a time; returns where each one's journal line lies."""
+def numbered(args, sites: list[Path]):
+    """Yield (number, candidate) of these sites; the numbers are the same whichever sites are asked for."""
     from data_prep import pairs
 
-    total = sum(1 for _ in itertools.islice(pairs.candidates(args), args.limit))
-    if not total:
-        raise BadInput(f"{args.data}: the sites hold no scene at all (s1/*.tif, s2/*.tif).")
-    places, stop = open_journal(journal), runs.StopSignal()
-    tasks = (
-        (number, task)
-        for number, task in enumerate(itertools.islice(pairs.candidates(args), args.limit))
-        if number not in places
-    )
+    names = {site.name for site in sites}
+    for number, task in enumerate(itertools.islice(pairs.candidates(args), args.limit)):
+        if site_of(task) in names:
+            yield number, task
+
+
+def site_of(task) -> str:
+    return task["site"] if isinstance(task, dict) else task[0].name
+
+
+def process(args, sites: list[Path], weather: dict) -> tuple[int, int, list[str], list[str]]:
+    """References of the sites, then their candidates, `--workers` at a time, but nothing that is done.
+
+    Returns how many candidates were done now, how many before, what was left out, and what (of a share) is
+    broken.
+    """
+    from data_prep import references
+
+    places, why = curation_journal.read_journals(args.out)
+    numbers = [number for number, _ in numbered(args, sites)]
+    todo = {number for number in numbers if number not in places}
+    left_out = [why[number] for number in numbers if number in why and number not in todo]
+    stop, done, before, spoilt, broken = runs.StopSignal(), 0, len(numbers) - len(todo), {}, []
+    for site in sites if args.reference != "none" else []:
+        if stop.requested:
+            break
+        try:
+            references.write_site(site, args, weather)
+        except BadInput as error:
+            if not args.share:
+                raise
+            spoilt[site.name] = str(error)
+    tasks = (item for item in numbered(args, sites) if item[0] in todo)
     workers = runs.core_count() if args.workers is None else args.workers
-    with open(journal, "ab") as stream:
 
-        def note(number, records):
-            places[number] = stream.tell()
-            stream.write(json.dumps(runs.plain({"candidate": number, "records": records})).encode() + b"\n")
-            stream.flush()
+    def known(task):
+        """The outcome of a candidate that takes no work."""
+        return spoilt.get(site_of(task)) or ([task] if isinstance(task, dict) else None)
 
-        def outcomes():
-            for number, task in tasks:
+    def outcomes():
+        for number, task in tasks:
+            if stop.requested:
+                return
+            yield number, known(task) or work((*task, args))
+
+    def in_parallel():
+        with ProcessPoolExecutor(workers, initializer=runs.ignore_signals) as pool:
+            running = {}
+            for number, task in itertools.chain(tasks, [(None, None)]):
+                if task and known(task):
+                    yield number, known(task)
+                elif task and not stop.requested:
+                    running[pool.submit(work, (*task, args))] = number
+                while running and (len(running) >= 3 * workers or number is None or stop.requested):
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        yield running.pop(future), future.result()
                 if stop.requested:
                     return
-                yield number, [task] if isinstance(task, dict) else work((*task, args))
 
-        def in_parallel():
-            with ProcessPoolExecutor(workers, initializer=runs.ignore_signals) as pool:
-                running = {}
-                for number, task in itertools.chain(tasks, [(None, None)]):
-                    if isinstance(task, dict):
-                        yield number, [task]
-                    elif task and not stop.requested:
-                        running[pool.submit(work, (*task, args))] = number
-                    while running and (len(running) >= 3 * workers or number is None or stop.requested):
-                        for future in wait(running, return_when=FIRST_COMPLETED).done:
-                            yield running.pop(future), future.result()
-                    if stop.requested:
-                        return
-
+    with curation_journal.new_journal(args.out) as note:
         source = in_parallel() if workers > 1 else outcomes()
-        for number, records in runs.progress(source, total - len(places), "pairs"):
-            note(number, records)
+        for number, outcome in runs.progress(source, len(todo), "pairs"):
+            note(number, outcome)
+            if isinstance(outcome, str):
+                broken.append(outcome)
+            else:
+                done, left_out = done + 1, left_out + curation_journal.unreadable(outcome)
     if stop.requested:
-        raise runs.Interrupted(f"{len(places)} of {total} pairs are done.")
-    return places
-
-
-def records_by_site(journal: Path, places: dict[int, int]):
-    """Yield the records of each site in the order of the candidates; holds one site at a time."""
-
-    def ordered():
-        with open(journal, "rb") as stream:
-            for number in sorted(places):
-                stream.seek(places[number])
-                yield from json.loads(stream.readline())["records"]
-
-    for _, records in itertools.groupby(ordered(), key=lambda record: record["site"]):
-        yield list(records)
+        raise runs.Interrupted(f"{before + done} of {len(numbers)} pairs are done.")
+    return done, before, left_out, broken
 
 
 def drop_repeats(records: list[dict]) -> None:
@@ -249,7 +255,7 @@ def write_tables(args, journal: Path, places: dict[int, int]) -> dict:
         }
         for writer in writers.values():
             writer.writeheader()
-        for records in records_by_site(journal, places):
+        for records in curation_journal.records_by_site(journal, places):
             drop_repeats(records)
             for record in records:
                 funnel[record["rule"] or "kept"] += 1
@@ -326,16 +332,17 @@ def get_parser():
     add("--sheet", type=int, default=24, metavar="N", help="triplets on a contact sheet")
     add("--card", action="store_true", help="write a data-set card with sources, licences and checksums")
     add("--skip-bad", action="store_true", help="leave unreadable files out, by name, instead of stopping")
+    shares.add_flags(parser)
     return parser
 
 
 def check(args) -> None:
-    shares = {
+    fractions = {
         "--max-cloud-share": args.max_cloud_share,
         "--min-valid-share": args.min_valid_share,
         "--min-class-share": args.min_class_share,
     }
-    for flag, value in shares.items():
+    for flag, value in fractions.items():
         if not 0 <= value <= 1:
             raise BadInput(f"{flag} {value:g}: a share lies in 0..1.")
     if (
@@ -362,33 +369,41 @@ def check(args) -> None:
 
 
 def main(args) -> int:
-    from data_prep import card, degree_days, pairs, references, scenes, sheets
+    from data_prep import card, degree_days, pairs, scenes, sheets
 
+    shares.check(args)
     check(args)
     sites = scenes.list_sites(args.data)
+    mine = shares.mine(sites, args.share)
     run = runs.Run(args, [args.data, *degree_days.files(args.weather)])
     if run.finished():
         return runs.DONE
     weather = degree_days.read_weather(args.weather) if args.weather else {}
+    if next(numbered(args, sites), None) is None:
+        raise BadInput(f"{args.data}: the sites hold no scene at all (s1/*.tif, s2/*.tif).")
     if args.dry_run:
-        found = [isinstance(c, dict) for c in itertools.islice(pairs.candidates(args), args.limit)]
+        found = [isinstance(task, dict) for _, task in numbered(args, mine)]
         cut, alone = found.count(False), found.count(True)
-        runs.say(f"{len(sites)} sites, {cut} pairs to cut into tiles, {alone} scenes without a partner")
+        runs.say(f"{len(mine)} sites, {cut} pairs to cut into tiles, {alone} scenes without a partner")
         return runs.DONE
-    journal = args.out / "journal.jsonl"
     if args.overwrite:  # before the new arguments are on record: nothing of the old ones may be gone on from
-        journal.unlink(missing_ok=True)
+        for path in args.out.glob("journal*.jsonl"):
+            path.unlink()
         for folder in FOLDERS:
             shutil.rmtree(args.out / folder, ignore_errors=True)
-    run.begin()
-    for folder in FOLDERS:
-        (args.out / folder).mkdir(exist_ok=True)
-    if args.reference != "none":
-        references.write_all(sites, args, weather)
-    places = process(args, journal)
-    tables = write_tables(args, journal, places)
+    if not args.collect:
+        run.begin()
+        for folder in FOLDERS:
+            (args.out / folder).mkdir(exist_ok=True)
+        outcome = process(args, mine, weather)
+        if args.share:
+            return shares.finish(args.share, *outcome)
+    candidates = ((number, site_of(task)) for number, task in numbered(args, sites))
+    places = curation_journal.join_journals(args.out, candidates)
+    shares.tidy(args.out)
+    tables = write_tables(args, args.out / curation_journal.JOURNAL, places)
     for folder in OPTIONAL:
-        if not any((args.out / folder).iterdir()):
+        with contextlib.suppress(OSError):  # it holds something, or it went before
             (args.out / folder).rmdir()
     sheets.draw(args, tables["samples"])
     funnel = tables["funnel"]

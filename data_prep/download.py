@@ -24,7 +24,7 @@ OPERA as such a file, where a pattern names a band's asset by the end of its fil
     assets = { VV = "*_VV.tif", VH = "*_VH.tif" }
     units = "linear"             # or "dB"
     backscatter = "gamma0_rtc"   # or "gamma0", "sigma0"
-    id_pattern = "_T(?P<relative_orbit>[0-9]{3})-"   # where the items do not tell the track
+    id_pattern = "_T(?P<relative_orbit>[0-9]{3})-.*_(?P<platform>S1[A-D])_"   # where items do not tell them
     [s1.angles]                  # static layers of the same tracks
     collection = "OPERA_L2_RTC-S1-STATIC_V1_1"
     assets.incidence_angle = "*[0-9]_incidence_angle.tif"
@@ -41,11 +41,11 @@ OPERA as such a file, where a pattern names a band's asset by the end of its fil
 Stopped (exit 75), or with files that failed (exit 1), the same command goes on where it was. downloads.jsonl
 knows what each file was made of: after a change of sites.csv, or of filters with --overwrite, only what is
 new is fetched, and of the files that it names those no longer planned are deleted; nothing else ever is.
+It needs the network: on a cluster it is for the login node, or for an array where the nodes have one: each
+task adds --share K/N and brings its own sites; after them the command with --collect needs none.
 """
 
 import contextlib
-import fcntl
-import functools
 import hashlib
 import json
 import math
@@ -54,7 +54,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from data_prep import runs
+from data_prep import runs, shares
 from data_prep.runs import BadInput
 
 WORKERS = 8  # files at once: the servers bear it, and the wait for one is the time of another
@@ -81,20 +81,6 @@ def write_sites(sites, sections: dict, out: Path) -> None:
         runs.write_json(folder / "site.json", about)
 
 
-@contextlib.contextmanager
-def alone(out: Path):
-    """Hold the output folder's lock: two runs at once would write the same files and records."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(
-                f"{out}: another download writes into it; wait for that, or choose another --out."
-            ) from None
-        yield
-
-
 def in_words(count: float) -> str:
     for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= step:
@@ -118,6 +104,7 @@ def get_parser():
     add("--orbit-state", choices=("ascending", "descending"), help="of Sentinel-1 (default: both)")
     add("--relative-orbit", type=int, nargs="+", metavar="N", help="tracks of Sentinel-1 (default: all)")
     add("--retries", type=int, default=6, metavar="N", help="of a request that fails in passing")
+    shares.add_flags(parser)
     add("--backoff-s", type=float, default=1, metavar="S", help="before a retry, twice as long each time")
     return parser
 
@@ -138,6 +125,7 @@ def check(args) -> None:
 def main(args) -> int:
     from data_prep import sites
 
+    shares.check(args)
     chosen = sites.read_sites(args.data)[: args.limit]
     patience = ("retries", "backoff_s", "skip_bad")
     compared = {key: value for key, value in vars(args).items() if key not in patience}
@@ -147,10 +135,12 @@ def main(args) -> int:
     run.overwrite = args.overwrite or only_sites_changed(run, own)
     if run.finished():
         return runs.DONE
+    if args.collect:
+        return collect(run, chosen, args)
     check(args)
     import warnings
 
-    from data_prep import catalogs, remote
+    from data_prep import catalogs, journals, remote
 
     warnings.filterwarnings("ignore", module="pystac_client")
     sections = catalogs.read_catalog(args.catalog)
@@ -158,11 +148,14 @@ def main(args) -> int:
     connection = remote.Connection(args.retries, args.backoff_s)
     workers = WORKERS if args.workers is None else max(1, args.workers)
     try:
-        plans = plan_all(chosen, sections, connection, workers, stop, args)
+        if args.share:
+            mine = shares.mine(chosen, args.share)
+            return bring_share(run, mine, sections, workers, connection, stop, args)
+        plans, _ = plan_all(chosen, sections, connection, workers, stop, args)
         if args.dry_run:
-            sort_out(plans, chosen, args.out)
+            sort_out(plans, chosen, journals.recorded(args.out), args.out)
             return runs.DONE
-        with alone(args.out):
+        with journals.alone(args.out):
             return bring_all(run, plans, chosen, sections, workers, connection, stop, args)
     except remote.ServiceFailure as error:
         runs.say(f"download: {error}")
@@ -179,8 +172,11 @@ def only_sites_changed(run, own: list[Path]) -> bool:
         return False
 
 
-def plan_all(chosen, sections: dict, connection, workers: int, stop, args) -> list:
-    """Plans of all sites in their order; every collection is checked first."""
+def plan_all(chosen, sections: dict, connection, workers: int, stop, args) -> tuple[list, dict[str, str]]:
+    """(plans of all sites in their order, why sites have none); every collection is checked first.
+
+    A site that cannot be planned ends the run, but not that of a share.
+    """
     from data_prep import stac
     from data_prep.threads import in_threads
 
@@ -189,24 +185,33 @@ def plan_all(chosen, sections: dict, connection, workers: int, stop, args) -> li
     for _, outcome in in_threads(found.need_collection, needed, SEARCHES, connection, stop):
         if outcome is not None:
             raise outcome
-    made = {}
-    search = functools.partial(stac.plan_site, sections=sections, catalogs=found, args=args)
+    made, broken = {}, {}
+
+    def search(site):
+        try:
+            return stac.plan_site(site, sections, found, args)
+        except BadInput as error:
+            if not args.share:
+                raise
+            return [], [str(error)], str(error)
+
     for site, outcome in in_threads(search, chosen, min(workers, SEARCHES), connection, stop):
         if isinstance(outcome, Exception):
             raise outcome
-        made[site.name], notes = outcome
+        made[site.name], notes, *why = outcome
+        if why:
+            broken[site.name] = why[0]
         for note in notes:
             runs.say(note)
-    return [plan for site in chosen for plan in made[site.name]]
+    return [plan for site in chosen for plan in made[site.name]], broken
 
 
-def sort_out(plans: list, chosen: list, out: Path) -> tuple[dict, dict, list, set]:
-    """(all records, those of files that stay, plans to fetch, files to delete), and a sentence about them."""
-    from data_prep import scene_files
+def sort_out(plans: list, chosen: list, records: dict, out: Path) -> tuple[dict, list, set]:
+    """(records of files that stay, plans to fetch, files planned no more), and a sentence about them."""
+    from data_prep import journals, scene_files
 
     grids = {site.name: site.grid for site in chosen}
-    records = scene_files.recorded(out)
-    kept = scene_files.held(records, out, plans, grids)
+    kept = journals.held(records, out, plans, grids)
     missing = [plan for plan in plans if plan.path not in kept]
     dropped = set(records) - {plan.path for plan in plans}
     disk, moved = scene_files.estimate(missing, grids)
@@ -216,7 +221,7 @@ def sort_out(plans: list, chosen: list, out: Path) -> tuple[dict, dict, list, se
         f"{len(missing)} to fetch, {len(dropped)} planned no more; at most {in_words(disk)} on disk, "
         f"about {in_words(moved)} to move"
     )
-    return records, kept, missing, dropped
+    return kept, missing, dropped
 
 
 def need_space(out: Path, disk: int) -> None:
@@ -231,10 +236,11 @@ def need_space(out: Path, disk: int) -> None:
 
 def bring_all(run, plans: list, chosen: list, sections: dict, workers: int, connection, stop, args) -> int:
     """Delete what is planned no more, fetch what is missing, write the result."""
-    from data_prep import scene_files
+    from data_prep import journals, scene_files
 
     out, grids = args.out, {site.name: site.grid for site in chosen}
-    records, kept, missing, dropped = sort_out(plans, chosen, out)
+    records = journals.recorded(out)
+    kept, missing, dropped = sort_out(plans, chosen, records, out)
     if dropped and run.overwrite and not args.overwrite:
         raise BadInput(
             f"{args.data}: changed so that {len(dropped)} files of {out} are planned no more, such as "
@@ -242,31 +248,43 @@ def bring_all(run, plans: list, chosen: list, sections: dict, workers: int, conn
         )
     need_space(out, scene_files.estimate(missing, grids)[0])
     run.begin()
-    scene_files.drop(dropped, records, out, set(grids))
+    journals.drop(dropped, records, out, set(grids))
     for name in sorted(dropped)[:NAMED]:
         runs.say(f"{name}: planned no more, deleted" + (", and others" if len(dropped) > NAMED else ""))
     write_sites(chosen, sections, out)
-    fetched, failed, skipped = fetch(missing, kept, grids, workers, connection, stop, args)
+    journal = out / "downloads.jsonl"
+    fetched, failed, skipped = fetch(missing, kept, grids, workers, connection, stop, args, journal)
     if failed:
-        runs.say(
-            f"{len(failed)} of {len(plans)} files failed: {named(failed)}; "
-            "the others are there, run the same command again for these"
-            + (", or with --skip-bad to do without." if not args.skip_bad else ".")
-        )
-        return runs.FAILED
+        return say_failed(failed, len(plans), args)
     for name in skipped:  # nor may the file of an earlier plan stand for it
         if name in records:
             (out / name).unlink(missing_ok=True)
+    return conclude(run, [plan.path for plan in plans], kept | fetched, sorted(skipped), len(chosen))
+
+
+def say_failed(failed: list[str], count: int, args) -> int:
+    runs.say(
+        f"{len(failed)} of {count} files failed: {named(failed)}; "
+        "the others are there, run the same command again for these"
+        + (", or with --skip-bad to do without." if not args.skip_bad else ".")
+    )
+    return runs.FAILED
+
+
+def conclude(run, planned: list[str], records: dict, skipped: list[str], sites: int) -> int:
+    """Write the result of the files that were planned, in that order, from their records."""
     if skipped:
-        runs.say(f"{len(skipped)} of {len(plans)} files left out: {named(skipped)}; --overwrite asks again.")
-    fetched = [(kept | fetched)[plan.path] for plan in plans if plan.path not in skipped]
+        runs.say(
+            f"{len(skipped)} of {len(planned)} files left out: {named(skipped)}; --overwrite asks again."
+        )
+    fetched = [records[name] for name in planned if name not in skipped]
     whole = sorted((record for record in fetched if "sha256" in record), key=lambda record: record["file"])
     empty = sorted(record["file"] for record in fetched if record.get("empty"))
     for name in empty:
         runs.say(f"{name}: the pass has no data at the site, or not the orbit state; left out")
     listing = "".join(f"{record['file']}\0{record['sha256']}\n" for record in whole)
     return run.finish(
-        sites=len(chosen), files=len(whole), empty=empty, skipped=skipped,
+        sites=sites, files=len(whole), empty=empty, skipped=skipped,
         incomplete=[record["file"] for record in whole if "missing_items" in record],
         bytes=sum(record["bytes"] for record in whole),
         moved_bytes=sum(source["bytes"] for record in fetched for source in record["sources"]),
@@ -278,8 +296,80 @@ def named(files: list[str]) -> str:
     return ", ".join(sorted(files)[:NAMED]) + (", ..." if len(files) > NAMED else "")
 
 
-def fetch(missing: list, kept: dict, grids: dict, workers: int, connection, stop, args):
-    """(records, files that failed, bad files that --skip-bad leaves out) of what is missing.
+# ---- as an array of jobs -----------------------------------------------------------------------------------
+
+
+def bring_share(run, own: list, sections: dict, workers: int, connection, stop, args) -> int:
+    """Plan the sites of a share that are not finished, put the plans on record, fetch what is missing."""
+    from data_prep import journals, scene_files
+
+    out, grids = args.out, {site.name: site.grid for site in own}
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if not args.dry_run:
+            stack.enter_context(journals.alone(out, with_others=True))
+            journal = stack.enter_context(journals.own_journal(out, args.share, stop))
+        files, sites = journals.read_journals(out)
+        todo = [site for site in own if journals.lacking(site, files, sites, out, excuse=args.skip_bad)]
+        plans, broken = plan_all(todo, sections, connection, workers, stop, args) if todo else ([], {})
+        names = {site.name for site in todo}
+        records = {name: record for name, record in files.items() if Path(name).parts[1] in names}
+        kept, missing, _ = sort_out(plans, todo, records, out)
+        if args.dry_run:
+            return runs.DONE
+        need_space(out, scene_files.estimate(missing, grids)[0])
+        run.begin()
+        write_sites([site for site in todo if site.name not in broken], sections, out)
+        journals.note(journal, [journals.site_record(site, plans, broken.get(site.name)) for site in todo])
+        _, failed, skipped = fetch(missing, kept, grids, workers, connection, stop, args, journal)
+        for name in skipped:
+            if name in files:
+                (out / name).unlink(missing_ok=True)
+        bad = [plan for plan in missing if plan.path in skipped]
+        journals.note(journal, [journals.left_out(plan, grids, skipped) for plan in bad])
+    unfinished = {*broken, *(Path(name).parts[1] for name in failed)}
+    left_out = [f"{name}: {why}" for name, why in journals.excused(out, own).items()]
+    shares.finish(args.share, len(todo) - len(unfinished), len(own) - len(todo), left_out, [])
+    code = say_failed(failed, len(plans), args) if failed else runs.DONE
+    if broken:
+        raise BadInput(
+            f"{len(broken)} of {len(own)} sites of the share could not be planned, the rest was tried: "
+            f"{shares.some(list(broken.values()))}. Mend {args.data}."
+        )
+    return code
+
+
+def collect(run, chosen: list, args) -> int:
+    """Merge the journals of all shares and write the result, if every planned file of every site is there."""
+    from data_prep import catalogs, journals
+
+    out = args.out
+    files, sites = journals.read_journals(out)
+    absent, planned = {}, []
+    for site in chosen:
+        absent |= journals.lacking(site, files, sites, out, excuse=True)
+        planned += sites.get(site.name, {}).get("files", [site.name])
+    if absent:
+        raise shares.missing(out, "files and sites", len(planned), absent)
+    records = {name: record for name, record in files.items() if "left_out" not in record}
+    dropped = set(records) - set(planned)
+    if dropped:
+        raise BadInput(
+            f"{out}: {len(dropped)} of its files are planned no more, such as {min(dropped)}; run without "
+            "--collect and with --overwrite to delete them, or choose another --out."
+        )
+    if args.dry_run:
+        runs.say(f"all {len(planned)} files are there")
+        return runs.DONE
+    with journals.alone(out):
+        run.begin()
+        journals.drop(set(), records, out, {site.name for site in chosen})
+        write_sites(chosen, catalogs.read_catalog(args.catalog), out)
+        return conclude(run, planned, records, sorted(set(planned) - set(records)), len(chosen))
+
+
+def fetch(missing: list, kept: dict, grids: dict, workers: int, connection, stop, args, journal: Path):
+    """(records, files that failed, why --skip-bad leaves files out) of what is missing.
 
     Elevation comes first, so that a site at sea is known before its scenes. Radar in other units than the
     catalogue states ends the run, unless other files have shown that the catalogue is right.
@@ -293,9 +383,9 @@ def fetch(missing: list, kept: dict, grids: dict, workers: int, connection, stop
 
     missing = sorted(missing, key=lambda plan: plan.kind != "dem")
     units_known = args.skip_bad or any("/s1/" in name and "sha256" in kept[name] for name in kept)
-    records, failed, skipped, in_a_row = {}, [], [], 0
+    records, failed, skipped, in_a_row = {}, [], {}, 0
     progress, tasks = Progress(len(missing), connection), in_threads(make, missing, workers, connection, stop)
-    with open(args.out / "downloads.jsonl", "a", encoding="utf-8") as log, contextlib.closing(tasks):
+    with open(journal, "a", encoding="utf-8") as log, contextlib.closing(tasks):
         for plan, outcome in tasks:
             if not isinstance(outcome, Exception):
                 records[plan.path], in_a_row = outcome, 0
@@ -309,14 +399,17 @@ def fetch(missing: list, kept: dict, grids: dict, workers: int, connection, stop
                 )
             else:
                 bad = args.skip_bad and isinstance(outcome, BadFile)
-                (skipped if bad else failed).append(plan.path)
+                if bad:
+                    skipped[plan.path] = str(outcome)
+                else:
+                    failed.append(plan.path)
                 in_a_row += not bad
                 runs.say(f"{'left out' if bad else 'failed'}: {plan.path}: {outcome}")
             progress.step()
             if in_a_row == GIVE_UP:
                 runs.say(f"{GIVE_UP} failures in a row: gave up, {len(missing) - progress.done} not tried")
                 break
-    return records, failed, sorted(skipped)
+    return records, failed, skipped
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rasterio.warp import reproject, transform, transform_bounds
 from rasterio.windows import Window
 
 from data_prep import sar
+from data_prep.pictures import BARE_COLOUR, SNOW_COLOUR
 from data_prep.runs import BadInput, atomic, disk_errors, temporary_name
 
 RADAR = ("VV", "VH")
@@ -21,6 +22,7 @@ ANGLES = ("incidence_angle", "local_incidence_angle")
 CLASSES = ("SCL", "QA60", "landcover")  # numbers that are names: never averaged, and zero is not "no data"
 BACKSCATTER = ("sigma0", "gamma0", "gamma0_rtc")
 PROBABILITY_SCALE = 0.004  # probability = byte * scale, written as GDAL scale; 255 = no data
+MASK_COLOURS = {0: (*BARE_COLOUR, 255), 1: (*SNOW_COLOUR, 255), 255: (0, 0, 0, 0)}  # snow-free, snow, no data
 GDAL = {
     "GDAL_CACHEMAX": 64 << 20,
     "GDAL_TIFF_INTERNAL_MASK": True,
@@ -343,6 +345,8 @@ def window_writer(path: Path, grid: Grid, bands, dtype: str, nodata: float, scal
             target.descriptions = tuple(bands)
             target.update_tags(**{key: str(value) for key, value in tags.items() if value not in (None, "")})
             target.scales = (scale,) * len(bands)
+            if tuple(bands) == ("snow",) and dtype == "uint8":  # a mask shows its colours in any GIS
+                target.write_colormap(1, MASK_COLOURS)
             yield target
         with (
             disk_errors(path, RasterioError),

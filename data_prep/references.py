@@ -152,24 +152,21 @@ def write_references(paths: dict[int, Path], group: list[tuple], latitude: float
                     target.write(sar.to_db(mean), window=rasters.Window(col, row, size[1], size[0]))
 
 
-def write_all(sites: list[Path], args, weather: dict[str, dict]) -> None:
-    """References of all sites' tracks into <out>/ref/<site>/; those already there stay."""
-    for site in sites:
-        if args.reference == "warm" and site.name not in weather:
-            raise BadInput(
-                f"{args.weather}: has no site {site.name}; --reference warm needs its temperature."
-            )
-        latitude, found = scenes.read_site(site)["latitude"], scenes.list_scenes(site, "s1")
-        folder = args.out / "ref" / site.name
-        groups = reference_dates(found, latitude, args, weather.get(site.name))
-        for orbit, group in groups.items():
-            if args.reference_years == "earlier":
-                first = min(northern(scene.date, latitude)[0] for scene, _ in group)
-                years = {before(scene.date, latitude, args.reference) for scene in found}
-                paths = {y: folder / name(orbit, args.reference, y) for y in years if y > first}
-            else:
-                paths = {ALL_YEARS: folder / name(orbit, args.reference)}
-            paths = {year: path for year, path in paths.items() if not path.exists()}
-            if paths:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_references(paths, group, latitude, args.reference)
+def write_site(site: Path, args, weather: dict[str, dict]) -> None:
+    """References of a site's tracks into <out>/ref/<site>/; those already there stay."""
+    if args.reference == "warm" and site.name not in weather:
+        raise BadInput(f"{args.weather}: has no site {site.name}; --reference warm needs its temperature.")
+    latitude, found = scenes.read_site(site)["latitude"], scenes.list_scenes(site, "s1")
+    folder = args.out / "ref" / site.name
+    groups = reference_dates(found, latitude, args, weather.get(site.name))
+    for orbit, group in groups.items():
+        if args.reference_years == "earlier":
+            first = min(northern(scene.date, latitude)[0] for scene, _ in group)
+            years = {before(scene.date, latitude, args.reference) for scene in found}
+            paths = {y: folder / name(orbit, args.reference, y) for y in years if y > first}
+        else:
+            paths = {ALL_YEARS: folder / name(orbit, args.reference)}
+        paths = {year: path for year, path in paths.items() if not path.exists()}
+        if paths:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_references(paths, group, latitude, args.reference)

@@ -26,6 +26,7 @@ class RemoteFile:
         self.held: list[tuple[int, bytes]] = []  # (start, bytes) that fetch_ahead() brought
         self.kept: dict[int, bytes] = {}  # of those, by start, what a later window may read again
         self.error: Exception | None = None
+        self.landed = ""  # where a redirect led: asked from then on, as long as it serves
 
     def fetch(self, start: int, end: int) -> bytes:
         """Bytes start..end (end excluded, cut at the end of the file)."""
@@ -34,7 +35,7 @@ class RemoteFile:
             asked = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
             return asked | self.signature.headers(address)
 
-        answer, body = get(self.connection, self.signature.address, headers, self.signature.refused)
+        answer, body = self.ask(headers)
         self.signature.renewed = 0
         served, _, size = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         etag = answer.headers.get("ETag", "")
@@ -47,6 +48,18 @@ class RemoteFile:
         self.size, self.etag = int(size), etag
         self.read_bytes += len(body)
         return body
+
+    def ask(self, headers):
+        """(answer, body), the redirects followed once a file: again only when where they led has ended."""
+        if self.landed:
+            try:
+                return get(self.connection, self.landed, headers)
+            except ServiceFailure:
+                self.landed = ""
+        answer, body = get(self.connection, self.signature.address, headers, self.signature.refused)
+        if without_query(answer.url) != without_query(self.url):
+            self.landed = answer.url
+        return answer, body
 
     def chunk(self, number: int) -> bytes:
         if number not in self.chunks:

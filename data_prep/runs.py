@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import csv
 import errno
+import functools
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -27,16 +29,23 @@ NOT_COMPARED = {
     "resume",
     "stop_after",
     "cache",
+    "share",
+    "collect",
 }  # cannot change what a job computes
 
 CANNOT_WRITE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENOTDIR, errno.EEXIST,
     errno.ENAMETOOLONG,
 )  # fmt: skip
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12})\.([0-9]+)\.tmp")
 
 
 class BadInput(Exception):
     """Arguments or input the job cannot use; the message is one sentence: file, expected, found, fix."""
+
+
+class Failed(Exception):
+    """The job failed while running, for a reason that the message tells in one sentence."""
 
 
 class Interrupted(Exception):
@@ -121,6 +130,9 @@ def start(main, parser: argparse.ArgumentParser, argv: list[str] | None = None) 
     except BadInput as error:
         print(f"{job}: {error}", file=sys.stderr)
         return BAD_INPUT
+    except Failed as error:
+        print(f"{job}: {error}", file=sys.stderr)
+        return FAILED
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"{job}: interrupted; run the same command again to go on. {error}".rstrip(), file=sys.stderr)
         return INTERRUPTED
@@ -192,19 +204,42 @@ def disk_errors(path: Path, *kinds: type[Exception]):
         raise OSError(errno.ENOSPC, f"cannot be written, is the disk full? ({error})", str(path)) from None
 
 
+@functools.cache
+def process_space() -> str:
+    """Where a pid means one process: 12 hex digits of the host, the kernel's boot and the PID namespace.
+
+    Containers on machines of equal host name share none of it, though their pids are equal.
+    """
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # not Linux
+        known += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(),
+            str(os.stat("/proc/self/ns/pid").st_ino),
+        ]
+    return hashlib.sha256("\0".join(known).encode()).hexdigest()[:12]
+
+
 def temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{process_space()}.{os.getpid()}.tmp")
 
 
-def sweep(folder: Path) -> None:
-    """Delete temporary files that a killed run of this machine left in `folder`."""
-    for path in Path(folder).rglob(f".*.{socket.gethostname()}.*.tmp"):
-        try:
-            os.kill(int(path.name.split(".")[-2]), 0)
-        except (ProcessLookupError, ValueError):
-            path.unlink(missing_ok=True)
-        except PermissionError:
-            pass  # alive, somebody else's
+def sweep(folder: Path, idle_s: float = 24 * 3600) -> None:
+    """Delete temporary files that killed runs left in `folder`.
+
+    Of this machine and container: those of processes that are dead. Of others: those that nobody touched for
+    `idle_s` seconds.
+    """
+    for place, _, files in os.walk(folder):
+        for path in (Path(place, name) for name in files if TEMPORARY.fullmatch(name)):
+            space, pid = TEMPORARY.fullmatch(path.name).groups()
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # gone; or alive, another user's
+                if space == process_space():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), 0)
+                        continue
+                elif time.time() - path.stat().st_mtime < idle_s:
+                    continue
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -225,8 +260,12 @@ def plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def pretty(value) -> str:
+    return json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value) -> None:
-    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, pretty(value))
 
 
 def write_csv(path: Path, columns, rows) -> None:
@@ -239,10 +278,11 @@ def write_csv(path: Path, columns, rows) -> None:
 
 def walk(folder: Path, leave_out: Path | None = None):
     """Every file under a folder, in order, links followed once, but nothing of the folder `leave_out`."""
-    seen = {(here.st_dev, here.st_ino) for here in [os.stat(leave_out)]} if leave_out else set()
+    seen = set()
     for place, names, files in os.walk(folder, followlinks=True):
         here = os.stat(place)
-        if (here.st_dev, here.st_ino) in seen:
+        left_out = leave_out and leave_out.exists() and os.path.samefile(place, leave_out)
+        if left_out or (here.st_dev, here.st_ino) in seen:
             names.clear()  # a loop of links
             continue
         seen.add((here.st_dev, here.st_ino))
@@ -265,7 +305,7 @@ def fingerprint(path: Path, out: Path | None = None) -> dict:
                 return {"path": str(path), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
         return {"path": str(path), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
     digest, count, size = hashlib.sha256(), 0, 0
-    inside = out is not None and out.is_dir() and not os.path.samefile(out, path)
+    inside = out is not None and not (out.exists() and os.path.samefile(out, path))
     for name in walk(path, out if inside else None):
         where, length, changed = os.path.relpath(name, path), 0, 0
         if name.exists():  # a link to nowhere is its name alone
@@ -289,32 +329,41 @@ class Run:
 
     def __init__(self, args: argparse.Namespace, inputs: list[Path]):
         self.out, self.started = Path(args.out), time.time()
-        self.overwrite = args.overwrite
+        self.overwrite, self.share = args.overwrite, getattr(args, "share", None)
         self.arguments = plain({key: value for key, value in vars(args).items() if key not in NOT_COMPARED})
         self.inputs = {str(path): fingerprint(path, self.out) for path in inputs}
 
+    def before(self, name: str) -> dict | None:
+        """What `name` in `out` says of the run that began there; refuses one of other arguments or input."""
+        try:
+            before = json.loads((self.out / name).read_text(encoding="utf-8"))
+            if name == "args.json" and self.arguments.get("skip_bad"):
+                before["arguments"]["skip_bad"] = True  # nothing bad is among what was done without it
+            changed = differences(before["arguments"], self.arguments) + differences(
+                before["inputs"], self.inputs
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{self.out / name}: not written by this job; choose another --out.") from None
+        if changed:
+            raise BadInput(
+                f"{self.out}: made with other arguments or input ({'; '.join(changed)}); "
+                "choose another --out or pass --overwrite."
+            )
+        return before
+
     def finished(self) -> bool:
         """True if `out` holds this very result already (then printed again); refuses to mix with another."""
-        for name in ("result.json", "args.json"):
-            if self.overwrite or not (self.out / name).exists():
-                continue
-            try:
-                before = json.loads((self.out / name).read_text(encoding="utf-8"))
-                changed = differences(before["arguments"], self.arguments) + differences(
-                    before["inputs"], self.inputs
-                )
-            except (ValueError, KeyError, TypeError):
-                raise BadInput(f"{self.out / name}: not written by this job; choose another --out.") from None
-            if changed:
-                raise BadInput(
-                    f"{self.out}: made with other arguments or input ({'; '.join(changed)}); "
-                    "choose another --out or pass --overwrite."
-                )
-            if name == "result.json":
-                say(f"{self.out}: already done, skipped.")
-                print(json.dumps(before), flush=True)
-                return True
-        return False
+        if self.overwrite:
+            return False
+        result = self.before("result.json")
+        if result is None:
+            self.before("args.json")
+            return False
+        say(f"{self.out}: already done, skipped.")
+        print(json.dumps(result), flush=True)
+        return True
 
     def begin(self, *restart: str) -> None:
         """Make the folder ready: the arguments are on record, what a killed run left is gone.
@@ -325,10 +374,14 @@ class Run:
             raise BadInput(f"{self.out}: is a file; --out names a folder.")
         self.out.mkdir(parents=True, exist_ok=True)
         sweep(self.out)
+        path, text = self.out / "args.json", pretty({"arguments": self.arguments, "inputs": self.inputs})
         if self.overwrite:
             for name in ("result.json", "log.jsonl", *restart):
                 (self.out / name).unlink(missing_ok=True)
-        write_json(self.out / "args.json", {"arguments": self.arguments, "inputs": self.inputs})
+        elif self.share:
+            self.before("args.json")  # another task may have begun since finished() looked
+        if not path.exists() or path.read_bytes() != text.encode():  # tasks do not replace each other's
+            write_text(path, text)
 
     def log(self, **fields) -> None:
         with open(self.out / "log.jsonl", "a", encoding="utf-8") as stream:

@@ -1,9 +1,7 @@
-"""One file of a site, from remote pixels to a written raster and its record; the records of all files."""
+"""One file of a site, from remote pixels to a written raster and its record."""
 
-import contextlib
 import hashlib
 import json
-import re
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import rasters, runs, sar
+from data_prep import rasters, sar
 from data_prep.passes import Plan
 from data_prep.rasters import Grid
 from data_prep.remote import BadFile, Connection, without_query
@@ -24,7 +22,6 @@ BYTES = {"s1": 4, "s2": 2, "dem": 4, "landcover": 1}  # of a pixel's band on dis
 WINDOW_PX = 2048  # of a file at once, a multiple of the blocks that rasters.write makes
 JUDGED = 1000  # values under which the units of radar are not judged: a sliver may be all city, or all shadow
 SAMPLE = 10_000  # values of a window that are judged
-FILE = re.compile(r"scenes/[A-Za-z0-9][A-Za-z0-9._-]*/(s[12]/[A-Za-z0-9_-]+|dem|landcover)\.tif")
 
 
 def estimate(plans: list[Plan], grids: dict[str, Grid]) -> tuple[int, int]:
@@ -116,7 +113,7 @@ def bring(plan: Plan, grid: Grid, out: Path, connection: Connection, skip_bad: b
         for number, source in enumerate(sources)
         if remotes[band, number].read_bytes
     ]  # fmt: skip
-    return {**record, "seconds": time.time() - began}
+    return {**record, "seconds": time.time() - began, "at": time.time()}
 
 
 def read_mosaic(plan: Plan, grid: Grid, reading: Reading) -> np.ndarray:
@@ -232,14 +229,6 @@ def final_tags(plan: Plan, reading: Reading) -> dict:
     return tags
 
 
-def sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-# ---- the records -------------------------------------------------------------------------------------------
-
-
 def planned(plan: Plan, grid: Grid) -> str:
     """A digest of what the file is made of: when it changes, the file is made anew."""
     wanted = [
@@ -252,42 +241,6 @@ def planned(plan: Plan, grid: Grid) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def recorded(out: Path) -> dict[str, dict]:
-    """Records of downloads.jsonl by file, the last of each; not lines cut by a kill or naming no scene."""
-    path, records = out / "downloads.jsonl", {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            record = json.loads(line)
-            if FILE.fullmatch(record["file"]):
-                records[record["file"]] = record
-    return records
-
-
-def held(records: dict[str, dict], out: Path, plans: list[Plan], grids: dict[str, Grid]) -> dict[str, dict]:
-    """The records whose files are whole and still what is planned."""
-    kept = {}
-    for plan in plans:
-        record, file = records.get(plan.path, {}), out / plan.path
-        if record.get("planned") == planned(plan, grids[plan.site]) and (
-            record.get("empty") or (file.is_file() and file.stat().st_size == record.get("bytes"))
-        ):
-            kept[plan.path] = record
-    return kept
-
-
-def drop(names: set[str], records: dict[str, dict], out: Path, sites: set[str]) -> None:
-    """Delete recorded files that are planned no more, and what else was written of a site not in `sites`.
-
-    downloads.jsonl keeps the other records. Files that no record names are nobody's to delete.
-    """
-    for name in names:
-        (out / name).unlink(missing_ok=True)
-    for site in {Path(name).parts[1] for name in names} - sites:
-        folder = out / "scenes" / site
-        if not any(path.is_file() and path.name != "site.json" for path in folder.rglob("*")):
-            (folder / "site.json").unlink(missing_ok=True)
-            for place in (folder / "s1", folder / "s2", folder):
-                with contextlib.suppress(OSError):
-                    place.rmdir()
-    kept = [json.dumps(record) + "\n" for name, record in records.items() if name not in names]
-    runs.write_text(out / "downloads.jsonl", "".join(kept))
+def sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

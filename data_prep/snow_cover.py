@@ -14,15 +14,12 @@ ground that is known and no water. Rows of --tables keep their source. Choose on
 --source.
 """
 
-import csv
-import math
 import sys
 from pathlib import Path
 
 from data_prep import runs
 from data_prep.runs import BadInput
 
-BAND = ("elevation_from_m", "elevation_to_m")
 TABLES = ("snow_cover.csv", "snow_cover_by_elevation.csv")
 
 
@@ -139,63 +136,6 @@ def table_paths(args) -> list[Path]:
     return paths
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Rows of a snow cover table as cover.write takes them; a line that is none is a BadInput."""
-    from data_prep import cover
-
-    banded = path.stem.endswith("_by_elevation")
-    columns = (*cover.KEY, *(BAND if banded else ()), *cover.FIGURES)
-    rows = []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise BadInput(
-                    f"{path}: column {', '.join(missing)} missing; was it written by infer_unet.py?"
-                )
-            for number, line in enumerate(reader, 2):
-                rows.append(as_row(path, number, line, banded))
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not a readable CSV file ({error}).") from None
-    return rows
-
-
-def as_row(path: Path, number: int, line: dict, banded: bool) -> dict:
-    """One line with its figures as numbers, whole ones where pixels are counted."""
-    from data_prep import cover
-
-    try:
-        if None in line or None in line.values():
-            raise ValueError("another number of fields than the header")
-        row = {name: line[name] for name in cover.KEY}
-        row |= {name: int(line[name]) for name in ("valid_pixels", "snow_pixels", *(BAND if banded else ()))}
-        row["snow_area_km2"] = float(line["snow_area_km2"])
-        fine = 0 <= row["snow_pixels"] <= row["valid_pixels"] and 0 <= row["snow_area_km2"] < math.inf
-        if not fine or not row["site"] or not row["source"]:
-            raise ValueError("needs a site, a source, and no more snow than valid pixels")
-    except ValueError as error:
-        raise BadInput(f"{path}: line {number}: {error}; mend or write the table again.") from None
-    row["snow_fraction"] = row["snow_pixels"] / row["valid_pixels"] if row["valid_pixels"] else None
-    return row
-
-
-def require_one_each(rows: list[tuple[str, dict]]) -> None:
-    """No two rows of one site, date, source and orbit (and elevation band)."""
-    from data_prep import cover
-
-    seen = {}
-    for where, row in rows:
-        key = (*(row[name] for name in cover.KEY), row.get(BAND[0]))
-        if key in seen:
-            here = where if seen[key] == where else f"{seen[key]} and {where}"
-            raise BadInput(
-                f"{here}: site {row['site']}, {row['date']}, source {row['source']}, orbit "
-                f"{row['relative_orbit'] or '(none)'} stands twice; give one another source or leave it out."
-            )
-        seen[key] = where
-
-
 # ---- the job -----------------------------------------------------------------------------------------------
 
 
@@ -231,9 +171,9 @@ def main(args) -> int:
         why = "pictures have neither date nor place" if chosen.original else "it holds no triplet"
         raise BadInput(f"{args.data}: {why}; curate scenes for a table of snow cover.")
     found = list_truth(args.truth) if args.truth else []
-    tables = [(path, read_rows(path)) for path in paths]
+    tables = [(path, cover.read_rows(path)) for path in paths]
     named = [(str(path), row) for path, rows in tables for row in rows]
-    require_one_each(named)
+    cover.require_one_each(named)
     if args.dry_run:
         runs.say(
             f"would count {len(chosen.rows)} triplets, {len(found)} scenes of truth, {len(named)} table rows"
@@ -244,11 +184,13 @@ def main(args) -> int:
     if found:
         parts[str(args.truth)] = truth_rows(args, found, bad)
     named += [(where, row) for where, both in parts.items() for rows in both for row in rows]
-    require_one_each(named)
+    cover.require_one_each(named)
     rows = sorted(
-        (row for _, row in named), key=lambda r: [r[name] for name in cover.KEY] + [r.get(BAND[0], 0)]
+        (row for _, row in named), key=lambda r: [r[name] for name in cover.KEY] + [r.get(cover.BAND[0], 0)]
     )
-    whole, by_elevation = ([row for row in rows if (BAND[0] in row) == banded] for banded in (False, True))
+    whole, by_elevation = (
+        [row for row in rows if (cover.BAND[0] in row) == banded] for banded in (False, True)
+    )
     if not whole:
         raise BadInput(f"{args.data}: none of its masks can be read; the first: {bad[0]}")
     run.begin(*TABLES)

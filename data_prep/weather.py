@@ -7,9 +7,10 @@ own CSV downloads instead of asking. Out: weather.csv (site, date, Open-Meteo's 
 sent, missing values empty), weather.json (model, time zones, units, elevations, requests), implausible.csv
 where a value cannot be.
 
-Answers are kept in --cache (default: <out>/cache) with a record of the calls spent; runs that name the same
---cache share both. Without a key the service allows 600 weighted calls a minute, 5000 an hour and 10000 a
-day; where the day's are used up the job stops (exit 75), and the same command goes on later where it was.
+It needs the network and asks one question at a time: on a cluster it is for the login node. Answers are kept
+in --cache (default: <out>/cache) with a record of the calls spent; runs that name the same --cache share
+both. Without a key the service allows 600 weighted calls a minute, 5000 an hour and 10000 a day; where the
+day's are used up the job stops (exit 75), and the same command goes on later where it was.
 A key, of OPEN_METEO_API_KEY or --api-key (which other users of the machine can see), goes into no file.
 Free for non-commercial use; the data are CC BY 4.0: name Open-Meteo.com and Copernicus (ERA5) with them.
 """

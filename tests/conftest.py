@@ -26,6 +26,7 @@ JOBS = {
     "split": "data_prep.split",
     "sample": "data_prep.sample",
     "snow_cover": "data_prep.snow_cover",
+    "export_cover": "data_prep.export_cover",
     "weights": "data_prep.weights",
     "download": "data_prep.download",
     "weather": "data_prep.weather",

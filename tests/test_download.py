@@ -23,6 +23,7 @@ from rasterio.crs import CRS
 from rasterio.shutil import copy
 from rasterio.transform import from_origin
 from rasterio.windows import Window
+from test_remote import CONTENT, opened, web
 
 from data_prep import (
     catalogs,
@@ -683,3 +684,19 @@ def test_estimate():
     grid = sites.square_grid(46.9, 10.35, 1000)
     plan = passes.Plan("s", "p", "s1", RADAR, {"VV": [], "VH": []})
     assert scene_files.estimate([plan], {"s": grid}) == (200 * 200 * 2 * 4, 712 * 712 * 2 * 4)
+
+
+def test_a_redirect_is_followed_once_a_file_and_again_when_it_has_ended():
+    with web() as server:
+        server.moved["/a.tif"] = f"{server.at}/signed/a.tif?sig=one"
+        server.valid.add("one")
+        file = opened(f"{server.at}/a.tif", {"signing": "none"})
+        for start in (0, 10, 20):
+            assert file.fetch(start, start + 5) == CONTENT[start : start + 5]
+        server.valid.clear()  # the address has ended: 403
+        server.moved["/a.tif"] = f"{server.at}/signed/a.tif?sig=two"
+        server.valid.add("two")
+        assert file.fetch(30, 35) == CONTENT[30:35] and file.fetch(40, 45) == CONTENT[40:45]
+    asked = [path for _, path, *_ in server.seen]
+    assert asked == ["/a.tif", *["/signed/a.tif"] * 4, "/a.tif", "/signed/a.tif", "/signed/a.tif"]
+    assert "sig=" not in file.url

@@ -19,7 +19,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from test_download import kill_while_reading, order, scenes_of
 
-from data_prep import download, passes, rasters, remote, scene_files, sites
+from data_prep import download, journals, passes, rasters, remote, scene_files, sites
 
 ROW = stac_archive.ALPS_ROW
 FIRST = ROW.replace("12-31", "01-15")  # one pass of each kind; the whole year has two
@@ -88,7 +88,7 @@ def test_interrupted_overwrite_goes_on(services, tmp_path):
     words = (*order(tmp_path, services, ROW), "--workers", 1, "--overwrite")
     services.faults.set(slow_s=0.1)
     assert kill_while_reading(services, words, signal.SIGTERM, 2) == 75
-    kept = set(scene_files.recorded(tmp_path / "out"))
+    kept = set(journals.recorded(tmp_path / "out"))
     assert 0 < len(kept) < 6
     services.faults.set()
     done = run("download", *words)
@@ -116,7 +116,7 @@ def test_sites_that_grow_and_shrink(services, tmp_path):
     assert "4 are there already, 0 to fetch, 8 planned no more" in done.stderr
     assert scenes_of(out) == first and not asked_files(services)
     assert not (out / "scenes" / "alps2").exists()
-    assert set(scene_files.recorded(out)) == set(first)
+    assert set(journals.recorded(out)) == set(first)
 
 
 def test_a_geometry_that_moved_is_another_site(services, tmp_path):
@@ -170,7 +170,7 @@ def test_records_name_scenes_alone(tmp_path, name):
         '{"file": "scenes/a/dem.tif"}',
     ]
     (tmp_path / "downloads.jsonl").write_text("\n".join(lines))
-    assert list(scene_files.recorded(tmp_path)) == ["scenes/a/dem.tif"]
+    assert list(journals.recorded(tmp_path)) == ["scenes/a/dem.tif"]
 
 
 def test_two_runs_at_once(services, tmp_path):
@@ -255,7 +255,9 @@ def test_a_service_that_is_gone_is_given_up(tmp_path, capsys):
     ]
     connection, stop = remote.Connection(0, 0), Namespace(requested="")
     args = Namespace(out=tmp_path, skip_bad=True)
-    _, failed, skipped = download.fetch(plans, {}, {"a": grid}, 4, connection, stop, args)
+    _, failed, skipped = download.fetch(
+        plans, {}, {"a": grid}, 4, connection, stop, args, tmp_path / "downloads.jsonl"
+    )
     assert len(failed) == download.GIVE_UP and not skipped
     assert "gave up, 180 not tried" in capsys.readouterr().err
     assert download.named(failed).count("tif") == 5 and download.named(failed).endswith(", ...")

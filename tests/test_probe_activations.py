@@ -277,11 +277,14 @@ def test_a_record_of_something_else_is_no_record(tmp_path):
     path, of = tmp_path / "records" / "clip_given.json", {"triplets": ["a", "b"], "layers": {"x": "map"}}
     layers = [{"row": {"cka": 0.1 + 0.2, "auc": None}, "best": []}]
     assert activation_files.read_record(path, of) is None
-    assert activation_files.write_record(path, of, layers) == layers
-    assert activation_files.read_record(path, of) == layers
+    record = {"of": of, "about": {"name": "n"}, "layers": layers}
+    assert activation_files.write_record(path, **record) == record
+    assert activation_files.read_record(path, of) == activation_files.read_record(path) == record
     assert activation_files.read_record(path, {**of, "triplets": ["a"]}) is None
     path.write_text(path.read_text()[:-9])
     assert activation_files.read_record(path, of) is None
+    path.write_text('{"of": {}}')
+    assert activation_files.read_record(path) is None
 
 
 # ---- what it says and refuses ------------------------------------------------------------------------------

@@ -16,7 +16,17 @@ import pytest
 from conftest import ROOT, THREADS, command, refuse, result, run
 from PIL import Image
 
-from data_prep import compose, embeddings, pictures, predictions, rasters, runs, sam_pictures, triplets
+from data_prep import (
+    compose,
+    embeddings,
+    pictures,
+    predictions,
+    rasters,
+    runs,
+    sam_input,
+    sam_pictures,
+    triplets,
+)
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("timm", reason="vit_t needs timm, of requirements-extra.txt")
@@ -265,8 +275,10 @@ def test_damaged_neighbours_that_are_not_to_be_mapped_stop_nothing(case, tmp_pat
     args = run_sam.get_parser().parse_args(
         ["--data", str(data), "--out", str(tmp_path / "out"), "--weights", "random"]
     )
-    chosen, _, missing = run_sam.choose_triplets(args, None)
-    assert rows[0]["id"] in [row["id"] for row in chosen.rows] and chosen.bad == []
+    rows, every = sam_input.choose_triplets(args)
+    limits, missing = sam_input.stretch(args, rows, every)
+    good, problems = sam_input.look_at(args, rows, limits, None, SimpleNamespace(requested=""))
+    assert good == rows and any(row["site"] == bad["site"] for row in rows) and problems == {}
     assert len(missing) == 1 and bad["sar"].name in missing[0]
 
 
@@ -287,12 +299,12 @@ def test_embeddings_of_equal_pictures_are_made_once_and_must_be_finite(tmp_path)
 def test_seconds_are_of_what_was_encoded(capsys):
     """After an interruption the records hold images of both kinds."""
     args = run_sam.get_parser().parse_args(["--data", "d", "--out", "o", "--weights", "random"])
-    chosen, net = SimpleNamespace(bad=[]), SimpleNamespace(model="vit_t", provenance="somebody's")
     one = {"tiles": 2, "decoder_seconds": 0.5, "prompts": {"grid": []}}
+    one |= {"model": "vit_t", "provenance": "somebody's", "device": "cpu", "precision": "float32"}
     made, kept = {**one, "encoded": 2, "encoder_seconds": 4}, {**one, "encoded": 0, "encoder_seconds": 0}
     half = {**one, "encoded": 1, "encoder_seconds": 2}
     for records, seconds, hits in (([made, kept, half], 4, 3), ([kept, kept], None, 4)):
-        found = run_sam.figures_of(args, net, ["grid"], records, chosen, [])
+        found = run_sam.figures_of(args, ["grid"], records, {}, [])
         assert found["encoder_seconds_per_image"] == seconds and found["cache_hits"] == hits
         assert found["decoder_seconds_per_image"] == 0.5
     run_sam.say_costs(found)

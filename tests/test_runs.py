@@ -62,12 +62,78 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_sweep_takes_what_the_dead_left_and_nothing_else(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    mine, theirs = runs.temporary_name(tmp_path / "a"), tmp_path / f".b.{os.uname().nodename}.{dead.pid}.tmp"
-    other_host = tmp_path / f".c.elsewhere.{dead.pid}.tmp"
-    for path in (mine, theirs, other_host, tmp_path / "d.tif"):
+    mine, here = runs.temporary_name(tmp_path / "a"), runs.process_space()
+    theirs, elsewhere = tmp_path / f".b.{here}.{dead.pid}.tmp", "0123456789ab"
+    other, old = (tmp_path / f".{name}.{elsewhere}.{dead.pid}.tmp" for name in "co")
+    for path in (mine, theirs, other, old, tmp_path / "d.tif", tmp_path / ".a.user.1.tmp"):
         path.write_text("x")
+    os.utime(old, (time.time() - 25 * 3600,) * 2)  # a day on, whoever wrote it is dead
     runs.sweep(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {mine.name, other_host.name, "d.tif"}
+    assert {p.name for p in tmp_path.iterdir()} == {mine.name, other.name, "d.tif", ".a.user.1.tmp"}
+    runs.sweep(tmp_path, idle_s=0)
+    assert {p.name for p in tmp_path.iterdir()} == {mine.name, "d.tif", ".a.user.1.tmp"}
+
+
+def test_a_live_process_in_another_container_keeps_its_file(tmp_path):
+    """Equal host names, and its pid means nobody here: a sweep must not take it for dead."""
+    space = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*space, "true"], capture_output=True).returncode:
+        pytest.skip("a PID namespace cannot be made here (needs root)")
+    say = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data_prep import runs; "
+    with runs.atomic(tmp_path / "a") as temporary:
+        temporary.write_text("whole")
+        sweep = say + f"runs.sweep({str(tmp_path)!r}); print(runs.process_space())"
+        done = subprocess.run([*space, sys.executable, "-c", sweep], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a").read_text() == "whole" and done.stdout.strip() != runs.process_space()
+
+
+def test_tasks_that_begin_at_once_share_one_record(tmp_path):
+    """Eight of one kind are all at home and leave one whole record; of another kind one is refused."""
+    say = (
+        f"import argparse, sys, time; sys.path.insert(0, {str(ROOT)!r}); from data_prep import runs\n"
+        "out, tile, at = sys.argv[1:]\n"
+        "from pathlib import Path\n"
+        "args = argparse.Namespace(out=Path(out), overwrite=False, share=(0, 8), tile=int(tile))\n"
+        "run = runs.Run(args, [])\n"
+        "try:\n    run.finished()\n    time.sleep(max(0, float(at) - time.time()))\n    run.begin()\n"
+        "except runs.BadInput:\n    sys.exit(2)\n"
+    )
+    at = time.time() + 2
+    tasks = [
+        subprocess.Popen([sys.executable, "-c", say, str(tmp_path / "out"), "256", str(at)]) for _ in range(8)
+    ]
+    assert [task.wait() for task in tasks] == [0] * 8
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["args.json"]
+    state = (tmp_path / "out" / "args.json").stat()
+    again = [sys.executable, "-c", say, str(tmp_path / "out")]
+    assert subprocess.run([*again, "256", "0"]).returncode == 0
+    assert (tmp_path / "out" / "args.json").stat().st_ino == state.st_ino
+    assert subprocess.run([*again, "128", "0"]).returncode == 2
+
+
+def test_going_on_may_leave_out_what_is_bad_but_not_the_reverse(tmp_path):
+    runs.Run(job(tmp_path, skip_bad=False), []).begin()
+    lenient = runs.Run(job(tmp_path, skip_bad=True), [])
+    assert not lenient.finished()
+    lenient.begin()
+    with pytest.raises(runs.BadInput, match="skip_bad was True, is False"):
+        runs.Run(job(tmp_path, skip_bad=False), []).finished()
+
+
+def test_an_output_that_others_make_meanwhile_is_no_input(tmp_path, monkeypatch):
+    """The folder --out lies in --data and comes into being after the look whether it is there."""
+    (tmp_path / "x.tif").write_text("1")
+    before, out = runs.fingerprint(tmp_path, tmp_path / "out"), tmp_path / "out"
+    walk = runs.walk
+
+    def late(*words):
+        out.mkdir()
+        (out / "mask.tif").write_text("1")
+        return walk(*words)
+
+    monkeypatch.setattr(runs, "walk", late)
+    assert runs.fingerprint(tmp_path, out) == before
 
 
 def test_json_is_strict():

@@ -8,7 +8,7 @@ import pytest
 import rasterio
 from conftest import blobs, grid, refuse, result, run, write_site
 
-from data_prep import climate_tables, rasters, snow_cover
+from data_prep import climate_tables, cover, rasters
 from data_prep.runs import BadInput
 
 DATES = ("2021-01-10", "2021-02-03")
@@ -187,5 +187,5 @@ def test_what_it_cannot_use_is_one_sentence(places, tmp_path):
     ):
         (tmp_path / "snow_cover.csv").write_text(head + line + "\n")
         with pytest.raises(BadInput, match=saying):
-            snow_cover.read_rows(tmp_path / "snow_cover.csv")
+            cover.read_rows(tmp_path / "snow_cover.csv")
     refuse("snow_cover", *words, "--tables", tmp_path, saying="line 2")
