@@ -8,6 +8,7 @@ from data_prep.runs import atomic
 
 SNOW_COLOUR, BARE_COLOUR, NO_DATA_COLOUR = (86, 180, 233), (120, 94, 60), (190, 190, 190)
 MISSED_SNOW, FALSE_SNOW = (240, 228, 66), (213, 94, 0)
+LOG_TICKS = "{x:g}"  # matplotlib's own are mathematics, which figure() turns off
 MASK_KEY = {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, "no data": NO_DATA_COLOUR}
 
 
@@ -154,6 +155,7 @@ def training_curves(path: Path, epochs: list[dict], title: str) -> None:
     score.set(xlabel="epoch", ylabel="score (snow)", ylim=(0, 1.02))
     rate.plot(x, [record["learning_rate"] for record in epochs], color="#444444", marker=".")
     rate.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    rate.yaxis.set_major_formatter(LOG_TICKS)
     for axes in (loss, score, rate):
         axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (loss, score):
@@ -195,6 +197,7 @@ def probability_histogram(
         label = f"threshold {threshold:.3f}"
         left.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
     left.set(xlabel="predicted probability of snow", ylabel="pixels", yscale="log", xlim=(0, 1))
+    left.yaxis.set_major_formatter(LOG_TICKS)
     left.legend(framealpha=0.9, edgecolor="none", fontsize=7)
     right.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="calibrated")
     used = [row for row in calibration if row["pixels"]]

@@ -1,0 +1,252 @@
+"""What a run folder holds, as plain dicts: each step's job, arguments, results, tables. Standard library.
+
+A step is a folder with args.json or result.json in the run folder. Which job wrote it is told from its
+arguments, not from its name. Nothing that a file says is followed as a path: steps are found by looking.
+"""
+
+import csv
+import json
+import math
+import re
+from itertools import islice
+from pathlib import Path
+
+from data_prep.runs import BadInput
+
+# What each kind of step is, the arguments that no other job has, and the tables that are read of it.
+KINDS = {
+    "simulate": ("python -m data_prep.simulate", {"lapse_k_per_km", "tracks"}, ()),
+    "download": ("python -m data_prep.download", {"catalog", "max_cloud_percent"}, ()),
+    "sample": ("python -m data_prep.sample", {"wheel"}, ()),
+    "weather": ("python -m data_prep.weather", {"imports", "timezone"}, ()),
+    "curate": ("python -m data_prep.curate", {"max_gap_hours", "max_cloud_share"}, ("triplets", "rejected")),
+    "split": ("python -m data_prep.split", {"block_m", "fractions"}, ("triplets", "split")),
+    "train": ("train_unet.py", {"snow_weight", "loss"}, ()),
+    "infer": ("infer_unet.py", {"elevation_step_m", "tile", "weights"},
+              ("per_image", "strata", "snow_cover")),
+    "judge": ("score_masks.py", {"against", "masks"}, ("scores", "paired", "strata")),
+    "cover": ("python -m data_prep.snow_cover", {"elevation_step_m", "tables"}, ("snow_cover",)),
+    "climate": ("climate_analysis.py", {"snow_season_fraction", "response_scale"},
+                ("verdicts", "joined", "monthly", "trends", "seasonal", "associations", "regression",
+                 "snow_season", "gaps", "vif")),
+    "sam": ("run_sam.py", {"grid_points", "prompts"}, ("scores", "paired", "strata")),
+    "probe": ("probe_activations.py", {"attention_layer", "cam_class"}, ("layers",)),
+    "pairs": ("train_sar_rgb.py", {"sar_encoder", "rgb_encoder"}, ()),
+    "embed": ("embed_tsne.py", {"perplexity", "points"}, ("modality_gap",)),
+    "report": ("make_report.py", {"run_folder"}, ()),
+}  # fmt: skip
+MAX_STEPS = 60
+MAX_ROWS = 20_000  # of a table that are read; the others are counted
+MAX_BYTES = 64 << 20  # of a JSON file; a table's rows beyond four times as much are not even counted
+SIMULATED = "simulated"
+
+
+def read_run(folder: Path) -> dict:
+    """All steps of a run folder, in the order of their numbers.
+
+    Returns {"folder", "name", "steps", "problems"}. A step: name, number (None without one), kind (a key of
+    KINDS, or "" for what no job of KINDS wrote), job (how it is started), folder, finished, arguments,
+    inputs, result ({} without one), tables {name: {"columns", "rows" (dicts of text), "total"}}, upstream
+    (names of the steps it read), simulated, random, data (what it was made from, in words), problems
+    (sentences on files that cannot be read). BadInput: not a run folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; --data names a run folder, such as runs/default.")
+    problems, steps = [], []
+    found = [path for path in folder.iterdir() if path.is_dir() and is_step(path)]
+    found.sort(key=lambda path: (number_of(path.name) is None, number_of(path.name) or 0, path.name))
+    if len(found) > MAX_STEPS:
+        problems.append(f"{len(found)} steps, of which the first {MAX_STEPS} are shown.")
+    for path in found[:MAX_STEPS]:
+        step = read_step(path)
+        if step["kind"] != "report":
+            steps.append(step)
+    if not steps:
+        if is_step(folder) and kind_of(read_step(folder)["arguments"]) not in ("", "report"):
+            raise BadInput(f"{folder}: is one step of a run; --data names the folder that holds the steps.")
+        raise BadInput(
+            f"{folder}: no run: no folder in it holds an args.json or result.json; "
+            "make one with OUT=runs/mine ./runbook.sh."
+        )
+    link(steps)
+    return {"folder": folder, "name": folder.resolve().name, "steps": steps, "problems": problems}
+
+
+def is_step(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("args.json", "result.json"))
+
+
+def number_of(name: str) -> int | None:
+    found = re.match(r"(\d{1,6})_", name)
+    return int(found[1]) if found else None
+
+
+def of_kind(run: dict, *kinds: str) -> list[dict]:
+    return [step for step in run["steps"] if step["kind"] in kinds]
+
+
+# ---- a step ------------------------------------------------------------------------------------------------
+
+
+def read_step(folder: Path) -> dict:
+    problems = []
+    result = read_json(folder / "result.json", problems) if (folder / "result.json").is_file() else {}
+    begun = read_json(folder / "args.json", problems) if (folder / "args.json").is_file() else {}
+    arguments = next((d["arguments"] for d in (result, begun) if isinstance(d.get("arguments"), dict)), {})
+    inputs = next((d["inputs"] for d in (result, begun) if isinstance(d.get("inputs"), dict)), {})
+    kind = kind_of(arguments)
+    tables = {}
+    for name in KINDS[kind][2] if kind else ():
+        if (folder / f"{name}.csv").is_file():
+            tables[name] = read_table(folder / f"{name}.csv", problems)
+    if kind == "infer":
+        kind = "map" if "scenes" in result or "by_scene" in result or "scores" not in result else "score"
+    return {
+        "name": folder.name, "number": number_of(folder.name), "kind": kind, "folder": folder,
+        "job": KINDS["infer" if kind in ("map", "score") else kind][0] if kind else "",
+        "finished": bool(result), "arguments": arguments, "inputs": inputs, "result": result,
+        "tables": tables, "upstream": [], "simulated": False, "random": False, "data": "",
+        "problems": problems,
+    }  # fmt: skip
+
+
+def kind_of(arguments: dict) -> str:
+    return next((kind for kind, (_, flags, _) in KINDS.items() if flags <= set(arguments)), "")
+
+
+def read_json(path: Path, problems: list[str]) -> dict:
+    """The object in a JSON file, {} where it cannot be read; the reason goes to `problems`."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
+    except (OSError, ValueError, RecursionError) as error:
+        problems.append(
+            f"{path.parent.name}/{path.name} cannot be read ({' '.join(str(error).split())[:200]})."
+        )
+        return {}
+
+
+def read_table(path: Path, problems: list[str]) -> dict:
+    """{"columns", "rows", "total"} of a CSV file: its first MAX_ROWS rows; total None: not counted."""
+    table = {"columns": [], "rows": [], "total": 0}
+    try:
+        whole = path.stat().st_size <= 4 * MAX_BYTES
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, restkey="", restval="")
+            table["columns"] = [name for name in reader.fieldnames or () if name]
+            for row in islice(reader, MAX_ROWS):
+                table["rows"].append({name: row[name] for name in table["columns"]})
+            rest = sum(1 for _ in reader.reader) if whole else 0
+        table["total"] = len(table["rows"]) + rest
+        if not whole and len(table["rows"]) == MAX_ROWS:
+            table["total"] = None
+        if rest or not whole:
+            count = f"{table['total']:,}" if table["total"] else "more"
+            problems.append(
+                f"{path.parent.name}/{path.name}: the first {MAX_ROWS:,} of {count} rows are read."
+            )
+    except (OSError, ValueError, csv.Error) as error:
+        problems.append(f"{path.parent.name}/{path.name} cannot be read to its end ({str(error)[:200]}).")
+        table["total"] = len(table["rows"])
+    return table
+
+
+def rows_of(step: dict | None, table: str) -> list[dict]:
+    return step["tables"].get(table, {}).get("rows", []) if step else []
+
+
+def number(row: dict, name: str) -> float | None:
+    """A finite number of a table's row or a result, else None."""
+    try:
+        value = float(row.get(name))
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def part(value, *names) -> dict:
+    """The dict at value[names[0]][names[1]]..., {} where something on the way is no dict."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+# ---- what steps have of each other -------------------------------------------------------------------------
+
+
+def link(steps: list[dict]) -> None:
+    """Fill upstream, simulated, random and data, from names of steps in the paths of each one's inputs."""
+    by_name = {step["name"]: step for step in steps}
+    for step in steps:
+        paths = [*map(str, step["inputs"]), *words_of(step["arguments"])]
+        for path in paths:
+            parts = reversed(re.split(r"[/=\\]", path)) if "/" in path or "\\" in path else ()
+            name = next((p for p in parts if p in by_name), None)
+            if name and name != step["name"] and name not in step["upstream"]:
+                step["upstream"].append(name)
+        step["simulated"] = says_simulated(step)
+        step["random"] = says_random(step["result"])
+    for step in steps:
+        step["simulated"] = any(
+            by_name[name]["simulated"] for name in (step["name"], *ancestors(step, by_name))
+        )
+        step["data"] = made_from(step, by_name)
+
+
+def words_of(value) -> list[str]:
+    if isinstance(value, dict):
+        return [word for item in value.values() for word in words_of(item)]
+    if isinstance(value, list):
+        return [word for item in value[:1000] for word in words_of(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def ancestors(step: dict, by_name: dict) -> list[str]:
+    """Names of all steps that a step goes back to, nearest first."""
+    found, queue = [], list(step["upstream"])
+    while queue:
+        name = queue.pop(0)
+        if name not in found:
+            found.append(name)
+            queue += by_name[name]["upstream"]
+    return found
+
+
+def says_simulated(step: dict) -> bool:
+    """Whether a step itself made or read simulated data: by its job, its triplets, or what it says."""
+    if step["kind"] == "simulate" or SIMULATED in str(part(step["result"], "about").get("origin")):
+        return True
+    return any(row.get("product", "").startswith(SIMULATED) for row in rows_of(step, "triplets"))
+
+
+def says_random(result: dict) -> bool:
+    """Whether any network of a step had random weights in place of trained ones."""
+    models = part(result, "models").values()
+    return bool(
+        result.get("random_weights") or part(result, "about").get("random")
+        or any(isinstance(model, dict) and model.get("random") for model in models)
+    )  # fmt: skip
+
+
+def triplets_step(step: dict, by_name: dict) -> dict | None:
+    """The step whose triplets a step read, itself included; None where they lie outside the run."""
+    names = [step["name"], *ancestors(step, by_name)]
+    return next((by_name[name] for name in names if "triplets" in by_name[name]["tables"]), None)
+
+
+def made_from(step: dict, by_name: dict) -> str:
+    """What a step's data are, for titles: "106 simulated triplets of 12 sites"."""
+    kind = "simulated " if step["simulated"] else ""
+    source = triplets_step(step, by_name)
+    if source is None:
+        return f"{kind}data".capitalize() if kind else "data from outside the run folder"
+    table = source["tables"]["triplets"]
+    sites = len({row.get("site") for row in table["rows"]})
+    count = len(table["rows"]) if table["total"] is None else table["total"]
+    more = "at least " if count > len(table["rows"]) else ""
+    return f"{count:,} {kind or 'real '}triplets of {more}{sites:,} sites"

@@ -1,0 +1,86 @@
+"""Gather what a run folder holds into one page, report.html, that needs no network and no server.
+
+    python make_report.py --data runs/default --out runs/default
+
+In: a run folder, whose steps are folders with args.json or result.json, told apart by what is in them and not
+by their names. Out: report.html: the question and the verdicts with their intervals, then data, segmentation,
+activations, embeddings, climate, provenance. What is missing is named; random weights and simulated data are
+stamped on their figures. --out may be the run folder itself: this job writes report.html, args.json and
+result.json there and touches no step.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from data_prep import report_run, runs
+from data_prep.runs import BadInput
+
+EXTRAS = ("jinja2", "plotly")  # of requirements-extra.txt
+LARGE = 15_000_000  # bytes of a page, above which a line says so
+
+
+def check(args) -> list[Path]:
+    """Refuse what cannot be; returns the files that tell one state of the run folder from another."""
+    lacking = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
+    if lacking:
+        pip = "python -m pip install -r requirements-extra.txt"
+        raise BadInput(f"{' and '.join(lacking)} is missing; install it with {pip}.")
+    if not args.data.is_dir():
+        raise BadInput(f"{args.data}: no such folder; --data names a run folder, such as runs/default.")
+    steps = [path for path in sorted(args.data.iterdir()) if path.is_dir() and report_run.is_step(path)]
+    out = args.out.resolve()
+    for path in steps:
+        if path.resolve() == out and report_run.read_step(path)["kind"] != "report":
+            raise BadInput(f"{args.out}: is a step of the run; --out names the run folder or a new one.")
+    return [path / name for path in steps if path.resolve() != out
+            for name in ("args.json", "result.json") if (path / name).is_file()]  # fmt: skip
+
+
+def sections(run: dict) -> list[dict]:
+    """All sections of the page, in its order."""
+    from data_prep import report_climate, report_networks, report_provenance, report_sections
+
+    makers = (report_sections.data, report_sections.segmentation, report_networks.activations)
+    makers += (report_networks.embeddings, report_climate.section, report_provenance.section)
+    return [make(run) for make in makers]
+
+
+def get_parser():
+    return runs.get_parser(
+        __doc__, "--data", "--out", "--config", "--overwrite", "--dry-run", data="a run folder"
+    )
+
+
+def main(args) -> int:
+    inputs = check(args)
+    args.run_folder = os.path.relpath(args.data, args.out)  # by which a report's own result.json is known
+    run = runs.Run(args, inputs)
+    if run.finished():
+        return runs.DONE
+    found = report_run.read_run(args.data)
+    if args.dry_run:
+        runs.say(
+            f"{args.data}: {len(found['steps'])} steps: {', '.join(step['name'] for step in found['steps'])}"
+        )
+        return runs.DONE
+    from data_prep import report_page, report_verdicts
+
+    run.begin("report.html")
+    parts = sections(found)
+    page = report_page.render(found["name"], report_verdicts.verdicts(found), parts)
+    runs.write_text(args.out / "report.html", page)
+    size = len(page.encode())
+    absent = [block["text"] for part in parts for block in part["blocks"] if block["kind"] == "missing"]
+    about = f"{size / 1e6:.1f} MB, {len(found['steps'])} steps, {len(absent)} parts missing"
+    runs.say(f"{args.out / 'report.html'}: {about}")
+    if size > LARGE:
+        runs.say("that is large for a page to send around; runs with fewer steps give smaller ones")
+    return run.finish(
+        page="report.html", bytes=size, steps=[step["name"] for step in found["steps"]], missing=absent
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(runs.start(main, get_parser()))

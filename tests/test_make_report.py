@@ -1,0 +1,372 @@
+"""make_report.py: one page of what a run folder holds; what is missing is named, no name is markup."""
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import refuse, result, run
+from PIL import Image
+
+from data_prep import embedding_page, embedding_words, report_blocks, report_images, report_run
+
+MARKUP = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+SECTIONS = ("data", "segmentation", "activations", "embeddings", "climate", "provenance")
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text people read, and scripts by type."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.html, self.tags, self.text, self.scripts, self.inside = html, [], [], [], None
+        self.feed(html)
+        self.words = " ".join(" ".join(self.text).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag in ("script", "style"):
+            self.inside = tag
+            if tag == "script":
+                self.scripts.append([dict(attributes).get("type", ""), ""])
+
+    def handle_endtag(self, tag):
+        if tag == self.inside:
+            self.inside = None
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts[-1][1] += data
+        elif self.inside is None:
+            self.text.append(data)
+
+    def views(self) -> list[dict]:
+        return [json.loads(text) for kind, text in self.scripts if kind == "application/json"]
+
+
+# ---- run folders -------------------------------------------------------------------------------------------
+
+
+def write_table(path, rows: list[dict]) -> None:
+    with open(path, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_step(folder, arguments: dict, result_: dict | None = None, **tables) -> None:
+    """A step as a job leaves it: args.json, result.json, and tables {name: rows}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"arguments": arguments, "inputs": {}}
+    (folder / "args.json").write_text(json.dumps(about))
+    if result_ is not None:
+        (folder / "result.json").write_text(
+            json.dumps({**about, "seconds": 1.5, "git_commit": "abc", **result_})
+        )
+    for name, rows in tables.items():
+        write_table(folder / f"{name}.csv", rows)
+
+
+CLIMATE = {"snow_season_fraction": 0.5, "response_scale": "as-is"}
+EMBED = {"perplexity": None, "points": 5000}
+PROBE = {"attention_layer": -1, "cam_class": None}
+
+
+def write_climate(folder, site: str, claim: str = "colder days go with more snow", dates: int = 24) -> None:
+    days = [f"{2020 + k // 24}-{k % 12 + 1:02}-{1 + 12 * (k // 12 % 2):02}" for k in range(dates)]
+    numbers = {"estimate": -0.31, "low": -0.5, "high": -0.1, "p": 0.002, "smallest": 0.2, "n": dates}
+    each = {"variable": "temperature_2m_mean_30d", "row": "row", "r": -0.3, "r_low": -0.5, "r_high": -0.1,
+            "slope": -0.01, "slope_low": -0.02, "slope_high": -0.005, "unit": "snow fraction per °C",
+            "p_corrected": 0.01, "n": dates}  # fmt: skip
+    write_step(
+        folder, CLIMATE, {"rows": dates, "sites": 1, "source": "unet", "response": "snow_fraction"},
+        verdicts=[{"claim": claim, "verdict": "supported", "unit": "r", **numbers, "in_words": claim}],
+        joined=[{"site": site, "date": day, "snow": 0.5, "temperature_2m_mean_30d": -1.5} for day in days],
+        associations=[{**each, "treatment": t} for t in ("raw", "deseasonalised")],
+    )  # fmt: skip
+
+
+def a_chip(shade: int = 90) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((30, 30, 3), shade, np.uint8)).save(stream, "webp")
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def write_embed(folder, ids: list[str], site: str = "a", chips: dict | None = None) -> None:
+    sentence = "No, it is not: 80 % lies between (before: 9 %)"
+    write_step(folder, EMBED, {"sentence": sentence, "pairs_measured": 3, "about": {"random": True}})
+    rows = [{"id": name, "site": site, "date": "2021-01-10", "snow_fraction": 0.25} for name in ids]
+    plane = np.random.default_rng(0).normal(size=(2 * len(ids), 2))
+    chips = {name: [a_chip(60), a_chip(200)] for name in ids[:400]} if chips is None else chips
+    words = embedding_words.page("t", "a", "n", 600)
+    embedding_page.write(folder / "projection.html", rows, {"PCA": plane, "t-SNE": -plane}, chips, words)
+
+
+def build(folder, triplets_folder, trained):
+    """A run made by hand, its steps named at will: curated, split, train, score, climate, embed."""
+    for source, name in (
+        (triplets_folder.parent / "curated", "curated"),
+        (triplets_folder, "split"),
+        (trained, "train"),
+    ):
+        shutil.copytree(source, folder / name)
+    words = ("--data", folder / "split", "--weights", folder / "train" / "best.pt", "--out", folder / "score")
+    run("infer_unet.py", *words, "--device", "cpu", "--workers", 0)
+    write_climate(folder / "weather and snow", "site-0")
+    write_embed(folder / "embed", [f"pair-{k}" for k in range(12)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def a_run(triplets_folder, trained, tmp_path_factory):
+    return build(tmp_path_factory.mktemp("runs") / "mine", triplets_folder, trained)
+
+
+@pytest.fixture(scope="session")
+def report(a_run, tmp_path_factory):
+    """(result, page) of the run by hand."""
+    out = tmp_path_factory.mktemp("report")
+    about = result(run("make_report.py", "--data", a_run, "--out", out))
+    return about, Page((out / "report.html").read_text())
+
+
+# ---- what the page holds -----------------------------------------------------------------------------------
+
+
+def test_every_section_is_there_and_verdicts_come_first(report):
+    about, page = report
+    ids = [attributes.get("id") for tag, attributes in page.tags if tag == "section"]
+    assert tuple(ids) == SECTIONS and about["steps"][:2] == ["curated", "embed"]
+    assert page.words.index("IoU of snow") < page.words.index("Figure 1.")
+    assert sum(tag == "h1" for tag, _ in page.tags) == 1
+    assert "U-Net (vv, vh)" in page.words and "12 real triplets of 6 sites" in page.words
+    assert "Marking all ground as snow would give IoU 0.5" in page.words
+    assert "colder days go with more snow" in page.words
+
+
+def test_the_page_asks_for_nothing(report):
+    _, page = report
+    for tag, attributes in page.tags:
+        assert tag not in ("iframe", "object", "base", "form")
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), attributes
+        assert not [name for name in attributes if name.startswith("on")]
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; script-src 'sha256-") and "http" not in policy
+    assert "unsafe" not in policy.partition("script-src")[2].partition(";")[0]
+
+
+def test_tables_have_captions_and_header_cells(report):
+    _, page = report
+    tables = [part.partition("</table>")[0] for part in page.html.split("<table>")[1:]]
+    assert len(tables) > 5
+    for one in tables:
+        assert (
+            one.startswith("<caption><b>Table ") and '<th scope="col">' in one and '<th scope="row">' in one
+        )
+    for tag, attributes in page.tags:
+        assert tag != "img" or attributes["alt"]
+
+
+def test_views_hold_what_the_run_holds(report, a_run):
+    _, page = report
+    chips, pairs, series = page.views()
+    with open(a_run / "score" / "per_image.csv") as stream:
+        judged = {row["id"] for row in csv.DictReader(stream)}
+    assert {item["id"] for item in chips["items"]} == judged and len(judged) == 2
+    for item in chips["items"]:
+        assert all(item["layers"][name].startswith("data:image/webp;base64,") for name in chips["layers"])
+    assert set(pairs["chips"]) == set(pairs["pairs"]["id"]) and len(pairs["planes"]["PCA"][0]) == 24
+    assert len(series["sites"]["site-0"]["snow"]["snow"]) == 24
+
+
+def test_masks_keep_their_colours(report, a_run):
+    """The reference layer of a chip, decoded, is the mask's own colours, pixel by pixel."""
+    from data_prep import pictures, triplets
+
+    item = report[1].views()[0]["items"][0]
+    row = next(row for row in triplets.read_manifest(a_run / "split").rows if row["id"] == item["id"])
+    data = base64.b64decode(item["layers"]["reference"].partition(",")[2])
+    shown = np.asarray(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(shown, pictures.mask_colours(triplets.read_mask(row)))
+
+
+def test_missing_parts_are_named(report):
+    about, page = report
+    for words in ("No step of run_sam.py", "No step of probe_activations.py", "No step of score_masks.py",
+                  "trends.csv is not there", "gap.png is not there"):  # fmt: skip
+        assert any(words in one for one in about["missing"]), words
+        assert words in page.words
+    assert page.words.count("Missing.") == len(about["missing"])
+
+
+def test_random_weights_and_simulated_data_are_stamped(a_run, tmp_path):
+    folder = shutil.copytree(a_run, tmp_path / "run")
+    for name in ("curated", "split"):
+        with open(folder / name / "triplets.csv", newline="") as stream:
+            rows = [{**row, "product": "simulated"} for row in csv.DictReader(stream)]
+        write_table(folder / name / "triplets.csv", rows)
+    run("make_report.py", "--data", folder, "--out", folder)
+    html = (folder / "report.html").read_text()
+    figures = re.findall(r"<(?:figcaption|caption)>(.*?)</(?:figcaption|caption)>", html, re.S)
+    of_scores = [words for words in figures if "score" in words]
+    assert of_scores and all('class="stamp">simulated data<' in words for words in of_scores)
+    cloud = next(words for words in figures if "pairs in a plane" in words)
+    assert 'class="stamp">random weights<' in cloud and "12 simulated triplets" in Page(html).words
+    climate = next(words for words in figures if "Verdicts on what" in words)
+    assert "stamp" not in climate  # nothing says that its data are simulated
+
+
+def test_a_report_touches_no_step_and_is_made_once(a_run, tmp_path):
+    folder = shutil.copytree(a_run, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    first = run("make_report.py", "--data", folder, "--out", folder)
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert before.items() <= after.items()
+    assert {path.name for path in set(after) - set(before)} == {"report.html", "args.json", "result.json"}
+    again = run("make_report.py", "--data", folder, "--out", folder)
+    assert "already done" in again.stderr and result(again) == result(first)
+    (folder / "score" / "result.json").write_text('{"arguments": {}}')
+    refuse("make_report.py", "--data", folder, "--out", folder, saying="other arguments or input")
+    run("make_report.py", "--data", folder, "--out", folder, "--overwrite")
+    run("make_report.py", "--data", folder, "--out", folder / "report", "--overwrite")
+    page = (folder / "report" / "report.html").read_text()
+    assert "a job unknown here" in page
+    run("make_report.py", "--data", folder, "--out", folder / "report")  # its own step is no input
+
+
+def test_refusals(a_run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    refuse("make_report.py", "--data", tmp_path / "none", "--out", out, saying="no such folder")
+    refuse("make_report.py", "--data", tmp_path / "empty", "--out", out, saying="no run")
+    refuse("make_report.py", "--data", a_run / "split", "--out", out, saying="one step of a run")
+    refuse("make_report.py", "--data", a_run, "--out", a_run / "split", saying="is a step of the run")
+    assert not out.exists()
+    assert "steps" in run("make_report.py", "--data", a_run, "--out", out, "--dry-run").stderr
+    assert not out.exists()
+
+
+# ---- hostile run folders -----------------------------------------------------------------------------------
+
+
+def hostile(folder, a_run, chips: int = 5000):
+    """Names with markup, huge tables, missing files, broken pictures and JSON, so many chips and pairs."""
+    for name in ("curated", "split", "train", "score"):
+        shutil.copytree(a_run / name, folder / name)
+    with open(folder / "split" / "triplets.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    scored = {path.stem for path in (folder / "score" / "mask").glob("*.tif")}
+    first = next(row for row in rows if row["id"] in scored)
+    many = [{**first, "id": f"chip-{k:05}", "site": f"site-{k}", "latitude": k % 80, "longitude": k % 170}
+            for k in range(chips)]  # fmt: skip
+    with open(folder / "score" / "per_image.csv", newline="") as stream:
+        judged = next(row for row in csv.DictReader(stream) if row["id"] == first["id"])
+    write_table(folder / "split" / "triplets.csv", many)
+    judged = [{**judged, "id": row["id"], "accuracy": k / chips} for k, row in enumerate(many)]
+    write_table(folder / "score" / "per_image.csv", judged)
+    for kind in ("mask", "probability"):
+        for row in many:
+            os.link(
+                folder / "score" / kind / f"{first['id']}.tif", folder / "score" / kind / f"{row['id']}.tif"
+            )
+    (folder / "score" / "mask" / "chip-04999.tif").unlink()
+    (folder / "curated" / "contact_sheet_kept.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    Image.new("1", (20000, 20000)).save(folder / "curated" / "contact_sheet_rejected.png")
+    (folder / "curated" / "curation.json").write_text("[" * 100_000)
+    write_climate(folder / f"9_{MARKUP.replace('/', '')}", MARKUP, MARKUP, dates=60_000)
+    write_embed(folder / "embed", [f"{MARKUP}{k}" for k in range(chips)], MARKUP)
+    write_embed(
+        folder / "embed2", ["a", "b", "c"], chips={"a": ["javascript:alert(1)", "data:image/svg+xml,<svg>"]}
+    )
+    layer = {"model": MARKUP, "weights": "given", "layer": MARKUP, "channels": 3, "held_out_auc_rgb": 0.7}
+    write_step(
+        folder / "probe", PROBE, {"models": {MARKUP: {"provenance": MARKUP}}}, layers=[layer] * 200_000
+    )
+    write_step(folder / "sam", {"grid_points": 8, "prompts": [MARKUP]})
+    (folder / "sam" / "result.json").write_text("{not json")
+    (folder / "sam" / "scores.csv").write_bytes(bytes(range(256)) * 50)
+    write_step(
+        folder / "odd", CLIMATE, {"regression": [], "notes": 3, "seconds": "long", "versions": {MARKUP: 1}}
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hostile_page(a_run, tmp_path_factory):
+    """(result, path of the page) of a hostile run folder."""
+    folder = hostile(tmp_path_factory.mktemp("hostile") / "run", a_run)
+    return result(
+        run("make_report.py", "--data", folder, "--out", folder / "page")
+    ), folder / "page" / "report.html"
+
+
+def test_a_hostile_folder_gives_a_page_in_time_and_memory(hostile_page):
+    about, path = hostile_page
+    assert about["seconds"] < 30 and about["peak_memory_mib"] < 1024
+    assert path.stat().st_size == about["bytes"] < 15e6
+    page = Page(path.read_text())
+    assert [a.get("id") for tag, a in page.tags if tag == "section"] == list(SECTIONS)
+    assert (
+        "23 of 5,000 judged chips, evenly over their rank by accuracy, best first; 1 more cannot be read"
+        in page.words
+    )
+    assert "The first 60 of 20,000 rows are shown" in page.words
+    assert "probe/layers.csv: the first 20,000 of 200,000 rows are read" in page.words
+    for words in ("contact_sheet_kept.png is not a readable picture", "(400000000 pixels)",
+                  "curation.json", "sam/result.json cannot be read", "sam/scores.csv"):  # fmt: skip
+        assert any(words in one for one in about["missing"]), words
+
+
+def test_names_with_markup_stay_text(hostile_page):
+    _, path = hostile_page
+    page = Page(path.read_text())
+    assert MARKUP in page.words and "onerror" in page.words
+    assert not [a for _, a in page.tags if {"onerror", "onload", "onclick"} & set(a)]
+    assert sorted({kind for kind, _ in page.scripts}) == ["", "application/json", "text/plain"]
+    assert [kind for kind, _ in page.scripts].count("") == 1  # the page's own
+    views = page.views()
+    assert any(MARKUP in view.get("sites", {}) for view in views)
+    clouds = [view for view in views if "pairs" in view]
+    assert any(MARKUP in view["pairs"]["site"][0] for view in clouds)
+    shown = [uri for view in clouds for uris in view["chips"].values() for uri in uris]
+    assert 100 < len(shown) <= 600 and all(uri.startswith("data:image/webp;base64,UklGR") for uri in shown)
+
+
+# ---- rules -------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_known_by_what_is_in_them(tmp_path):
+    write_step(tmp_path / "7_climate", EMBED, {})
+    write_step(tmp_path / "train", CLIMATE)
+    write_step(tmp_path / "x", {"run_folder": "."}, {})
+    found = report_run.read_run(tmp_path)
+    assert [(step["name"], step["kind"], step["finished"]) for step in found["steps"]] == [
+        ("7_climate", "embed", True), ("train", "climate", False)
+    ]  # fmt: skip
+
+
+def test_numbers_are_written_short():
+    assert [report_blocks.short(v) for v in (None, 0, 3.0, 0.12345, 1234.5, 2e-7, float("nan"))] == [
+        "–", "0", "3", "0.123", "1,234", "2.0e-07", "–"
+    ]  # fmt: skip
+    assert report_blocks.interval(0.5, 0.25, 0.75) == "0.50 [0.25,\u00a00.75]"
+    assert report_blocks.interval(0.5, None, None) == "0.50 (no interval)"
+    assert report_blocks.p_value(0.0001) == "<\u00a00.001"
+
+
+def test_a_map_of_one_site_and_of_the_whole_world_has_a_frame_and_a_bar():
+    for places in ([(47.0, 9.0)], [(-77.0, -170.0), (80.0, 175.0), (0.0, 0.0)], [(90.0, 0.0), (90.0, 10.0)]):
+        rows = [{"site": "s", "latitude": a, "longitude": b, "split": "test"} for a, b in places]
+        drawn = report_images.site_map(rows)
+        assert drawn["bar"][1].endswith(" km") and 0 < drawn["bar"][0] < drawn["width"]
+        for point in drawn["points"]:
+            assert drawn["left"] <= point["x"] <= drawn["left"] + drawn["width"]
+            assert drawn["top"] <= point["y"] <= drawn["top"] + drawn["height"]
+        assert len(drawn["meridians"]) >= 1 and len(drawn["parallels"]) >= 1
