@@ -343,11 +343,13 @@ def mean_and_std(count: int, total: np.ndarray, square: np.ndarray) -> tuple[lis
     return mean.tolist(), np.where(std > 1e-6, std, 1.0).tolist()
 
 
-def inspect(triplets: Triplets, channels, target: str, skip_bad: bool, label: str) -> dict:
+def inspect(
+    triplets: Triplets, channels, target: str, skip_bad: bool, label: str, go_on=lambda: None
+) -> dict:
     """Read every triplet once: drop or refuse bad ones; count, sum, square-sum each channel; count classes.
 
     Returns mean and std per channel (list), labelled pixels of each class, images that have any, and leaves
-    in `triplets` what is good.
+    in `triplets` what is good. go_on: as each_good has it.
     """
 
     def look(row):
@@ -359,7 +361,7 @@ def inspect(triplets: Triplets, channels, target: str, skip_bad: bool, label: st
 
     good, images, count = [], 0, 0
     total, square, classes = np.zeros(len(channels)), np.zeros(len(channels)), np.zeros(2, np.int64)
-    for row, found in each_good(triplets.rows, look, skip_bad, label, triplets.bad):
+    for row, found in each_good(triplets.rows, look, skip_bad, label, triplets.bad, go_on):
         good.append(row)
         images, count = images + (found[0] > 0), count + found[0]
         total, square, classes = total + found[1], square + found[2], classes + found[3]

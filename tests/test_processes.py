@@ -101,6 +101,9 @@ def same_bits(a, b) -> None:
             assert all(torch.equal(first[part][x], second[part][x]) for x in first[part]), (name, part)
     for k, state in first["optimizer"]["state"].items():
         assert all(torch.equal(state[x], second["optimizer"]["state"][k][x]) for x in state)
+    for state in (first, second):
+        for name in ("seconds", "data_share"):
+            state["progress"]["best"].pop(name, None)
     assert first["progress"] == second["progress"]
     assert [r["train_loss"] for r in log(a)] == [r["train_loss"] for r in log(b)]
 
@@ -156,7 +159,9 @@ def test_pairs_are_told_from_those_of_all_processes(folder, tmp_path):
 def test_a_compiled_net_too(folder, one, tmp_path):
     words = ("--data", folder, "--out", tmp_path / "t", *UNET, "--accumulate", 2, "--compile")
     torchrun("train_unet.py", *words, env={"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")})
-    close(one, tmp_path / "t", "val_loss")
+    plain, compiled = ([r["train_loss"] for r in log(out)] for out in (one, tmp_path / "t"))
+    assert plain[0] == pytest.approx(compiled[0], abs=1e-6)
+    assert plain == pytest.approx(compiled, abs=5e-4)  # other kernels round otherwise, in one process too
 
 
 def test_an_overflow_in_one_process_is_skipped_by_all(tmp_path):

@@ -53,10 +53,10 @@ def test_beyond_its_bound_the_temperature_can_return(start, back):
     rgb = sar if back > 0 else sar.flip(0)  # pairs found ask for a higher scale, pairs missed for a lower one
     for step in range(2):
         before = net.log_scale.item()
-        sar_rgb_steps.optimise(learner, task, sar, rgb, step, False)
+        sar_rgb_steps.optimise(learner, task, (sar, rgb), [2], step)
         assert (net.log_scale.item() - before) * back > 1e-3
     learner.net.log_scale.data.fill_(9.0)
-    sar_rgb_steps.optimise(learner, task, sar, rgb, 2, False)
+    sar_rgb_steps.optimise(learner, task, (sar, rgb), [2], 2)
     for one in (net, learner.average.net):
         assert 1.0 <= one.scale().item() <= 100.0 * (1 + 1e-5)
 
