@@ -254,7 +254,7 @@ def map_scenes(args, run, items, predictor, state, threshold: float) -> tuple[in
         record = record_path(args.out, scene)
         if stop.requested:
             raise runs.Interrupted(f"{number - len(broken)} of {len(items)} scenes are done.")
-        if record.exists():
+        if record.exists() and "left_out" not in json.loads(record.read_text(encoding="utf-8")):
             continue
         try:
             outcome = {**map_scene(args, predictor, state, scene, site, threshold), **about}

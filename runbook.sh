@@ -3,15 +3,18 @@
 #
 #   ./runbook.sh            make .venv, install, run every step; finished steps are skipped, interrupted ones go on
 #   ./runbook.sh test       make .venv, install, run all tests (further words go to pytest: -m "not slow")
+#   ./runbook.sh install    make .venv and install, no more
 #   DRY_RUN=1               print the commands      FROM=4 / ONLY=4   start at a step / run one step
 #   DATA=my/scenes          your own scenes         OUT=runs/mine     where results go (default runs/default)
 #   BANDS=vv,vh,elevation   what the net sees       WEATHER=my.csv    for step 9 and bands like degree-days-30
 #   SIZE=tiny               small sites, a small net: the size tests use
 #   PYTHON=python3.12       the interpreter that makes .venv
 #
+# On a cluster slurm/submit.sh sends the same steps to SLURM (docs/cluster.md).
+#
 # Without DATA: steps 1-9 on simulated sites, whose snow is known, then 10-14 on six real pairs. Steps 15-18: what
 # Segment Anything and other networks make of the radar, with weights that npm and pip bring, left out without.
-# Steps 19-22: a model that brings radar and RGB of one place together, and the gap between them.
+# Steps 19-22: a model that brings radar and RGB of one place together, and the gap between them. 23: one page of all.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 here=$PWD
@@ -80,6 +83,7 @@ steps() {   # one numbered step, one command
   step 21 pairs   $python train_sar_rgb.py --data "$OUT/12_split" --out "$OUT/21_pairs" --width 8 --epochs 20
   [ -n "${DATA:-}" ] ||
   step 22 embed   $python embed_tsne.py --data "$OUT/12_split" --model sar-rgb --weights "$OUT/21_pairs/best.pt" --out "$OUT/22_embed"
+  step 23 report  $python make_report.py --data "$OUT" --out "$OUT"
 }
 
 install() {   # $1: a requirements file; done once for each state of the files
@@ -104,15 +108,29 @@ run_logged() {   # what people read goes to the screen and to $log, the result t
   "$@" 2>&1 >>"$log" | tee -ai "$log" >&2 || return "${PIPESTATUS[0]}"
 }
 
+quoted() {   # words as a shell takes them, quotes only where needed
+  local word
+  for word in "$@"; do
+    case $word in '' | *[!A-Za-z0-9_./=:,@%+-]*) printf ' %q' "$word" ;; *) printf ' %s' "$word" ;; esac
+  done
+}
+
+chosen() {   # $1: a step's number
+  [ -z "${ONLY:-}" ] || [ "$1" = "$ONLY" ] || return 1
+  [ "$1" -ge "${FROM:-1}" ]
+}
+
 needs=     # a file without which a step is left out
 optional=  # where set, a step that cannot do its work (exit code 2) is left out, and the chain goes on
 changed=   # once a step's arguments or input differ from what its folder holds, it and all after it are made anew
 step() {
+  chosen "$1" || return 0
+  echo "[$1 $2]$(quoted "${@:3}")" >&2
+  [ -n "${DRY_RUN:-}" ] || perform "$@"
+}
+
+perform() {
   local number=$1 name=$2 log="$OUT/logs/$1_$2.log"; shift 2
-  if [ -n "${ONLY:-}" ] && [ "$number" != "$ONLY" ]; then return; fi
-  if [ "$number" -lt "${FROM:-1}" ]; then return; fi
-  echo "[$number $name] $*" >&2
-  [ -z "${DRY_RUN:-}" ] || return 0
   if [ -n "$needs" ] && [ ! -e "$needs" ]; then
     echo "[$number $name] left out: $needs is not there" >&2
     return 0
@@ -134,15 +152,18 @@ step() {
   fi
 }
 
+[ "${BASH_SOURCE[0]}" = "$0" ] || return 0   # slurm/submit.sh reads the steps from here
+
 if [ "${1:-}" = test ]; then
   shift
   install requirements.txt; install requirements-extra.txt; install requirements-dev.txt
   export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
   exec $python -m pytest -q -n 2 "$@"
-elif [ $# != 0 ]; then
-  echo "runbook.sh: unknown word '$1'; there is only 'test'." >&2; exit 2
+elif [ $# != 0 ] && [ "$1" != install ]; then
+  echo "runbook.sh: unknown word '$1'; there are only 'test' and 'install'." >&2; exit 2
 fi
 if [ -z "${DRY_RUN:-}" ]; then install requirements.txt; install requirements-extra.txt; fi
+[ "${1:-}" != install ] || exit 0
 steps
 case $OUT in /*) ;; *) OUT=$root/$OUT ;; esac
 [ -n "${DRY_RUN:-}" ] || echo "done: look into $OUT" >&2

@@ -69,7 +69,7 @@ def optimise(learner, task, args, batch, counts, step: int) -> float:
     from models import losses, training
 
     total = torch.zeros((), device=learner.device)
-    cut = [whole.chunk(args.accumulate) for whole in batch[:2]]
+    cut = [whole.tensor_split(args.accumulate) for whole in batch[:2]]  # as many parts in every process
     for number, (image, mask) in enumerate(zip(*cut, strict=True), 1):
         image, mask = (t.to(learner.device, non_blocking=True) for t in (image, mask))
         x = training.normalise(image, task["mean"], task["std"]).contiguous(memory_format=torch.channels_last)
@@ -175,6 +175,11 @@ def fit(args, run, learner, task, data, contract, stop) -> dict:
             learner, progress, args.epochs, task["steps_per_epoch"], train_batches, stop, **job
         )
         record |= evaluate(learner, task, args, val_batches)
+        if not math.isfinite(record["val_loss"]):
+            raise FloatingPointError(
+                f"validation loss is {record['val_loss']} after epoch {epoch + 1}; stopped before it could "
+                "spoil last.pt. Lower --learning-rate or pass --amp off."
+            )
         progress |= {"epoch": epoch + 1, "batch": 0, "loss_sum": 0.0}
         improved = better(record, progress["best"])
         if improved:

@@ -363,9 +363,10 @@ def collect(run, chosen: list, args) -> int:
         return runs.DONE
     with journals.alone(out):
         run.begin()
-        journals.drop(set(), records, out, {site.name for site in chosen})
         write_sites(chosen, catalogs.read_catalog(args.catalog), out)
-        return conclude(run, planned, records, sorted(set(planned) - set(records)), len(chosen))
+        code = conclude(run, planned, records, sorted(set(planned) - set(records)), len(chosen))
+        journals.drop(set(), records, out, {site.name for site in chosen})  # last: plans are collected from
+        return code
 
 
 def fetch(missing: list, kept: dict, grids: dict, workers: int, connection, stop, args, journal: Path):

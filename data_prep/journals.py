@@ -31,7 +31,7 @@ def alone(out: Path, with_others: bool = False):
     with_others: beside others who hold it so, the shares of an array.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as stream:
+    with open(out / ".lock", "a+") as stream:
         if not lock(stream, fcntl.LOCK_SH if with_others else fcntl.LOCK_EX):
             raise BadInput(f"{out}: another download writes into it; wait for that, or choose another --out.")
         yield

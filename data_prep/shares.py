@@ -13,6 +13,7 @@ from data_prep import runs
 from data_prep.runs import BadInput, Failed
 
 WHY = ".broken.txt"
+IDLE_S = 600  # of a temporary file whose writer cannot be asked whether it lives
 NAMED = 5  # items that a sentence about missing ones names
 
 
@@ -61,9 +62,9 @@ def read_why(record: Path) -> str:
 def tidy(out: Path) -> None:
     """For a collection that lacks nothing: take away what killed tasks of any machine left in `out`.
 
-    A task elsewhere that is just repeating a finished item fails by that; the item stays whole.
+    Of other machines', what nobody touched for IDLE_S: a task there may just be repeating a finished item.
     """
-    runs.sweep(out, idle_s=0)
+    runs.sweep(out, IDLE_S)
     for path in Path(out).rglob(f"*{WHY}"):
         path.unlink(missing_ok=True)
 
@@ -80,7 +81,7 @@ def finish(share: tuple[int, int], done: int, skipped: int, left_out: list[str],
         total = done + skipped + len(broken)
         raise BadInput(
             f"{len(broken)} of {total} items of share {line['share']} could not be done: {some(broken)}. "
-            "Mend them, or leave such items out with --skip-bad; the others are done."
+            "Leave them out with --skip-bad, or mend them (scenes: for another --out); the rest is done."
         )
     return runs.DONE
 

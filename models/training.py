@@ -60,6 +60,8 @@ def choose_device(name: str = "auto") -> torch.device:
     """auto: CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.device_count() > 1:  # or a node's processes would all sit on the first
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

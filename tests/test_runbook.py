@@ -30,9 +30,10 @@ def finished(world, tmp_path_factory):
     return out, said
 
 
+@pytest.mark.slow
 def test_the_chain_on_own_scenes_runs_and_names_the_folder(finished):
     out, said = finished
-    assert [number for number, _, _ in STEP.findall(said)] == ["2", "3", "4", "5", "7", *OTHERS]
+    assert [number for number, _, _ in STEP.findall(said)] == ["2", "3", "4", "5", "7", *OTHERS, "23"]
     assert said.strip().splitlines()[-1] == f"done: look into {out}"
     for name in (
         "2_curate/triplets.csv",
@@ -41,6 +42,7 @@ def test_the_chain_on_own_scenes_runs_and_names_the_folder(finished):
         "5_score/metrics.json",
         "7_map/snow_cover.csv",
         "logs/4_train.log",
+        "report.html",
     ):
         assert (out / name).exists()
     missing = LEFT_OUT.findall(said)
@@ -50,14 +52,16 @@ def test_the_chain_on_own_scenes_runs_and_names_the_folder(finished):
         assert (out / name).exists() != (number in missing)
 
 
+@pytest.mark.slow
 def test_a_finished_run_again_takes_under_five_seconds(finished, world):
     began = time.time()
     said = runbook(DATA=world, OUT=finished[0], SIZE="tiny")
     left_out = len(LEFT_OUT.findall(said))  # of these a fetch is tried again, which takes its time
     assert left_out or time.time() - began < 5
-    assert said.count("already done") == 11 - left_out
+    assert said.count("already done") == 12 - left_out
 
 
+@pytest.mark.slow
 def test_another_size_makes_the_changed_step_and_all_after_it_anew(finished, world, tmp_path):
     import shutil
 
@@ -90,18 +94,24 @@ def test_another_size_makes_the_changed_step_and_all_after_it_anew(finished, wor
 def test_dry_run_prints_and_does_nothing(tmp_path):
     said = runbook(DRY_RUN=1, OUT=tmp_path / "run")
     steps = STEP.findall(said)
-    assert [number for number, _, _ in steps] == [str(number) for number in range(1, 23)]
+    assert [number for number, _, _ in steps] == [str(number) for number in range(1, 24)]
     assert all(".venv/bin/python" in line for _, _, line in steps)
     assert not (tmp_path / "run").exists()
 
 
 def test_steps_can_be_chosen(tmp_path):
     later = [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, FROM=12, OUT=tmp_path / "r"))]
-    assert later == ["12", "13", "14", *OTHERS, "21", "22"]
+    assert later == ["12", "13", "14", *OTHERS, "21", "22", "23"]
     own = STEP.findall(runbook(DRY_RUN=1, DATA=tmp_path, BANDS="vv,elevation", OUT=tmp_path / "r"))
-    assert [n for n, _, _ in own] == ["2", "3", "4", "5", "7", *OTHERS] and "--bands vv,elevation" in own[2][
-        2
-    ]
+    assert [n for n, _, _ in own] == [
+        "2",
+        "3",
+        "4",
+        "5",
+        "7",
+        *OTHERS,
+        "23",
+    ] and "--bands vv,elevation" in own[2][2]
     assert [n for n, _, _ in STEP.findall(runbook(DRY_RUN=1, ONLY=4, OUT=tmp_path / "r"))] == ["4"]
     own = STEP.findall(runbook(DRY_RUN=1, DATA=tmp_path, WEATHER="my.csv", OUT=tmp_path / "r"))
     assert own[5][:2] == ("9", "climate") and "my.csv" in own[5][2] and "7_map" in own[5][2]
@@ -125,7 +135,7 @@ def test_it_works_from_any_directory_with_relative_paths(tmp_path):
 
 
 def test_unknown_words_are_refused():
-    assert "there is only 'test'" in runbook("tests", code=2)
+    assert "there are only 'test' and 'install'" in runbook("tests", code=2)
     assert "SIZE=huge" in runbook(SIZE="huge", code=2)
     assert "expected a step's number" in runbook(FROM="train", code=2)
 
