@@ -6,7 +6,8 @@ In: a run folder, whose steps are folders with args.json or result.json, told ap
 by their names. Out: report.html: the question and the verdicts with their intervals, then data, segmentation,
 activations, embeddings, climate, provenance. What is missing is named; random weights and simulated data are
 stamped on their figures. --out may be the run folder itself: this job writes report.html, args.json and
-result.json there and touches no step.
+result.json there and touches no step. --manuscript also writes the run as parts of a paper into a folder:
+figures and tables at IEEE widths with captions, a methods section, manuscript.tex.
 """
 
 import importlib.util
@@ -34,6 +35,12 @@ def check(args) -> list[Path]:
     for path in steps:
         if path.resolve() == out and report_run.read_step(path)["kind"] != "report":
             raise BadInput(f"{args.out}: is a step of the run; --out names the run folder or a new one.")
+    if args.manuscript:
+        from data_prep import manuscript
+
+        if args.manuscript.resolve() in [path.resolve() for path in steps]:
+            raise BadInput(f"{args.manuscript}: is a step of the run; --manuscript names another folder.")
+        manuscript.check(args.manuscript)
     return [path / name for path in steps if path.resolve() != out
             for name in ("args.json", "result.json") if (path / name).is_file()]  # fmt: skip
 
@@ -48,9 +55,10 @@ def sections(run: dict) -> list[dict]:
 
 
 def get_parser():
-    return runs.get_parser(
-        __doc__, "--data", "--out", "--config", "--overwrite", "--dry-run", data="a run folder"
-    )
+    flags = ("--data", "--out", "--config", "--overwrite", "--dry-run")
+    parser = runs.get_parser(__doc__, *flags, data="a run folder")
+    parser.add_argument("--manuscript", type=Path, metavar="DIR", help="also write figures and LaTeX there")
+    return parser
 
 
 def main(args) -> int:
@@ -77,9 +85,14 @@ def main(args) -> int:
     runs.say(f"{args.out / 'report.html'}: {about}")
     if size > LARGE:
         runs.say("that is large for a page to send around; runs with fewer steps give smaller ones")
-    return run.finish(
-        page="report.html", bytes=size, steps=[step["name"] for step in found["steps"]], missing=absent
-    )
+    figures = {}
+    if args.manuscript:
+        from data_prep import manuscript
+
+        figures["manuscript"] = manuscript.write(found, args.manuscript)
+        runs.say(f"{args.manuscript / 'manuscript.tex'}: {len(figures['manuscript']['files'])} files")
+    names = [step["name"] for step in found["steps"]]
+    return run.finish(page="report.html", bytes=size, steps=names, missing=absent, **figures)
 
 
 if __name__ == "__main__":
