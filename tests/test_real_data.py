@@ -29,8 +29,10 @@ def section(readme: Path) -> str:
 
 def blocks(readme: Path) -> tuple[str, list[str], str]:
     """The section's table of sites, its four commands, and the one that analyses what they bring."""
-    table, commands, analysis = re.findall(r"^```\n(.*?)^```$", section(readme), re.MULTILINE | re.DOTALL)
-    return table, commands.splitlines(), analysis.strip()
+    found = re.findall(r"^```(?:csv)?\n(.*?)^```$", section(readme), re.MULTILINE | re.DOTALL)
+    table, (active, *commands), (analysis,) = found[0], *(block.splitlines() for block in found[1:])
+    assert active == ". .venv/bin/activate"  # the environment that runs this test
+    return table, commands, analysis
 
 
 def named_paths(readme: Path) -> set[str]:
