@@ -13,7 +13,6 @@ best.pt starts a U-Net from the radar encoder.
 import argparse
 import functools
 import math
-import sys
 from pathlib import Path
 
 from data_prep import learning, runs
@@ -393,4 +392,4 @@ def train(args, run, given: dict, stop) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(runs.start(main, get_parser()))
+    learning.leave(runs.start(main, get_parser()))

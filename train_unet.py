@@ -488,4 +488,4 @@ def train(args, run, stop) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(runs.start(main, get_parser()))
+    learning.leave(runs.start(main, get_parser()))

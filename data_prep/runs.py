@@ -430,8 +430,14 @@ def peak_memory_mib() -> float:
     """Largest resident size of this process or of any one child that has ended."""
     import resource
 
-    kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return kib / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    own, children = (
+        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # on Linux ru_maxrss starts at the size of who started us
+        own = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+    return max(own, children) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def versions() -> dict:

@@ -169,6 +169,7 @@ def test_an_overflow_in_one_process_is_skipped_by_all(tmp_path):
     (tmp_path / "job.py").write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import torch
+from data_prep import learning
 from models import training
 rank, ranks, device = training.join_processes(torch.device("cpu"))
 learner = training.Learner(torch.nn.Linear(2, 1), device, torch.float16, 0.1, 0.0, 0.9, 9, 1)
@@ -184,6 +185,7 @@ scale = training.sums_of_processes(*(learner.scaler.get_scale() * (k == rank) fo
 weight = learner.net.weight.clone()
 training.take_from_first(learner.net)
 assert scale[0] == scale[1] == 32768 and torch.equal(weight, learner.net.weight)
+learning.leave(0)
 """)
     done = subprocess.run(
         [*TORCHRUN, str(tmp_path / "job.py")], capture_output=True, text=True, env={**os.environ, **THREADS}

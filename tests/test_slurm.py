@@ -55,14 +55,14 @@ def test_the_steps_are_the_runbooks_word_for_word(tmp_path):
     )
     said = submit(**settings)
     steps = re.findall(r"^\[(\d+) (\w+)\] \.venv/bin/python (.*)$", book.stderr, re.MULTILINE)
-    assert len(steps) == 22
+    assert len(steps) == 23
     jobs = dry(**settings)
     for number, name, words in steps:
         if name in ("sample", "weights"):  # what wants the network is no job
             assert f".venv/bin/python {words}\n" in said and f"{number}_{name}" not in jobs
             continue
         job = jobs.pop(f"{number}_{name}")
-        given = job["words"]
+        given = job["words"].removesuffix(" --overwrite")  # of the page, made of whatever is there
         assert words.endswith(given) and given  # a file that knows its job is told the rest
         assert (given == words) == (job["file"] in ("job.sbatch", "train.sbatch"))
         if "--array" in job["options"]:
@@ -180,7 +180,7 @@ def test_after_a_failed_step_nothing_waits_and_the_others_are_done(cluster, worl
     assert "[2 curate] array" in said and "of 2, collected by job" in said
     done = (tmp_path / "done").read_text().splitlines()
     jobs = [line.split(" --data")[0] for line in done if "data_prep.weights" not in line]
-    assert jobs == ["-m data_prep.curate"] * 3  # two tasks and the collection
+    assert jobs == ["-m data_prep.curate"] * 3 + ["make_report.py"]  # two tasks, the collection, the page
     assert [line.split()[-1] for line in done if "curate" in line][2] == "--collect"
 
 
