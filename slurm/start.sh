@@ -51,7 +51,7 @@ run() {   # a job and its arguments; ends this script
   if [ $code = 75 ] || { [ -n "$warned" ] && [ $code -gt 128 ]; }; then again interrupted
   elif [ $code = 0 ] || [ $code = 2 ]; then :
   elif [ "$(last)" != "$before" ]; then again "exit code $code, but last.pt went on"
-  elif [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ] && ! nodes_answer; then again "exit code $code, and a node does not answer"
+  elif [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ] && ! nodes_answer; then again "exit code $code, and a node does not answer"
   fi
   exit $code
 }
