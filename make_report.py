@@ -19,6 +19,7 @@ from data_prep import report_run, runs
 from data_prep.runs import BadInput
 
 EXTRAS = ("jinja2", "plotly")  # of requirements-extra.txt
+SECTIONS = ("data", "segmentation", "activations", "embeddings", "climate", "provenance")
 LARGE = 15_000_000  # bytes of a page, above which a line says so
 
 
@@ -51,7 +52,15 @@ def sections(run: dict) -> list[dict]:
 
     makers = (report_sections.data, report_sections.segmentation, report_networks.activations)
     makers += (report_networks.embeddings, report_climate.section, report_provenance.section)
-    return [make(run) for make in makers]
+    found = []
+    for make, name in zip(makers, SECTIONS, strict=True):
+        try:
+            found.append(make(run))
+        except Exception as error:  # a file of a kind nobody foresaw costs its section, not the page
+            why = f"The section could not be made ({type(error).__name__}: {str(error)[:200]})."
+            block = {"kind": "missing", "text": f"{name.capitalize()}: {why}"}
+            found.append({"id": name, "title": name.capitalize(), "blocks": [block]})
+    return found
 
 
 def get_parser():

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from data_prep.climate_words import between, figure_of, origin, snow_words, words
+from data_prep.manuscript_latex import escape
 from data_prep.runs import write_text
 
 
@@ -52,10 +53,9 @@ def table(path, rows: list[dict], caption: str) -> None:
     """One table; all text is escaped."""
     if not rows:
         return
-    caption = caption.replace("%", r"\%").replace("_", r"\_")
     frame = pd.DataFrame(rows)
     text = frame.to_latex(
-        index=False, escape=True, na_rep="--", caption=caption, label=f"tab:{path.stem}", position="t",
+        index=False, escape=True, na_rep="--", caption=escape(caption), label=f"tab:{path.stem}", position="t",
         column_format="l" * frame.shape[1],
     )  # fmt: skip
     write_text(path, text)

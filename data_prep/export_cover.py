@@ -135,7 +135,7 @@ def write_netcdf(path: Path, keys, days, figures: dict, places: dict[str, dict],
         file.createDimension("time", len(days))
         coordinates = "latitude longitude series_id site source relative_orbit" + " elevation" * banded
         put("time", ("time",), np.array(days, np.int32), standard_name="time", axis="T", calendar="standard",
-            long_name="day (UTC) of the radar acquisition", units=f"days since {EPOCH}",
+            long_name="day (UTC) of the observation", units=f"days since {EPOCH}",
             units_metadata="leap_seconds: none")  # fmt: skip
         put(
             "series_id", ("series",), label, cf_role="timeseries_id", long_name="site, source, relative orbit"

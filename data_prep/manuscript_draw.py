@@ -21,7 +21,7 @@ def begin(width: float, height: float, *steps: dict):
 
     plt.rcParams.update({"pdf.fonttype": 42, "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
                          "legend.fontsize": SMALL, "legend.frameon": False})  # fmt: skip
-    said = [name for name in ("simulated data", "random weights") if any(name in stamps(s) for s in steps)]
+    said = list(dict.fromkeys(name for step in steps for name in stamps(step)))
     if said:
         fig.suptitle(", ".join(said), x=0.995, ha="right", fontsize=SMALL, style="italic", color="#555555")
     return fig

@@ -3,7 +3,7 @@
 import math
 import re
 
-from data_prep.report_blocks import MOST_ROWS, MOST_TEXT
+from data_prep.report_blocks import MOST_ROWS, MOST_TEXT, stamps
 
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
@@ -63,13 +63,9 @@ def whole(value) -> str | None:
 
 
 def caption_of(words: str, *steps: dict) -> Tex:
-    """A caption that ends with what must be said of its steps: simulated data, random weights."""
-    said = []
-    if any(step["simulated"] for step in steps):
-        said.append("Simulated data.")
-    if any(step["random"] for step in steps):
-        said.append("Random weights.")
-    return Tex(" ".join([escape(words), *said]))
+    """A caption that ends with the stamps of its steps."""
+    said = dict.fromkeys(name for step in steps for name in stamps(step))
+    return Tex(" ".join([escape(words), *(f"{name.capitalize()}." for name in said)]))
 
 
 def table(name: str, caption: Tex, columns: list[str], rows: list[list], note: str = "") -> str:

@@ -39,7 +39,9 @@ def missing(words: str) -> dict:
 
 def stamps(step: dict) -> list[str]:
     """What must stand on every figure of a step."""
-    found = (("simulated data", step["simulated"]), ("random weights", step["random"]))
+    taught = step["taught"] and not step["simulated"]
+    found = (("simulated data", step["simulated"]), ("trained on simulated data", taught))
+    found += (("random weights", step["random"]),)
     return [name for name, so in found if so]
 
 

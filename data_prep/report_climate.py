@@ -1,5 +1,7 @@
 """The climate section of a report: verdicts, series to browse, trends, regressions, diagnostics."""
 
+import re
+
 from data_prep.report_blocks import (
     figure,
     general,
@@ -90,16 +92,20 @@ def series(step: dict, run: dict) -> dict:
     joined = rows_of(step, "joined")
     if not joined:
         return none(step, "joined", "no series to show")
-    names = [name for name in step["tables"]["joined"]["columns"] if name not in ("site", "date", "snow")]
+    whole = step["tables"]["joined"]
+    if not {"site", "date"} <= set(whole["columns"]):
+        return missing(f"{step['name']}/joined.csv has no column site or date: no series to show.")
+    names = [name for name in whole["columns"] if name not in ("site", "date", "snow")]
     weather = next((name for name in names if name == "temperature_2m_mean_30d"), names[0] if names else "")
     units = part(part({"u": step["result"].get("units")}, "u"))
     covers = [other for other in of_kind(run, "cover", "map") if other["name"] in step["upstream"]]
     sites = list(dict.fromkeys(row["site"] for row in joined))
     kept = sites[:: -(-len(sites) // MOST_SITES)]
     data = {"sites": {}, "weather": variable(weather), "unit": units.get(weather) or unit_of(weather)}
+    least = "" if whole["total"] == len(joined) else "at least "
     everywhere = monthly(step, weather)
-    if everywhere:
-        data["sites"][f"mean of {len(sites)} sites, by month"] = everywhere
+    if everywhere and len(sites) > 1:
+        data["sites"][f"mean of {least}{len(sites)} sites, by month (mean of observed days)"] = everywhere
     by_site = {}
     for row in joined:
         by_site.setdefault(row["site"], []).append(row)
@@ -117,9 +123,11 @@ def series(step: dict, run: dict) -> dict:
     response = step["result"].get("response") or "snow_fraction"
     data["response"] = "share of valid pixels that are snow" if response == "snow_fraction" else "snow pixels"
     counted = f"{len(kept)} of {len(sites)} sites" if len(kept) < len(sites) else f"all {len(sites)} sites"
+    counted = counted if not least else f"{len(kept)} of {least}{len(sites)} sites"
+    total = f"{len(joined):,} or more" if whole["total"] is None else f"{whole['total']:,}"
     caption = (
         f"Snow cover ({data['response']}) and {data['weather']} ({data['unit'] or 'unit not stated'}) over "
-        f"time; choose one of {counted}. n = {len(joined)} dates and places; {step['data']}."
+        f"time; choose one of {counted}. n = {total} dates and places; {step['data']}."
     )
     fallback = figure(step, "snow_pixels_over_time.png", "Snow over time, as the job drew it.")
     return {"kind": "series", "caption": caption, "data": data, "stamps": stamps(step), "fallback": fallback}
@@ -144,27 +152,19 @@ def thin(rows: list[dict]) -> list[dict]:
 
 
 def monthly(step: dict, weather: str) -> dict | None:
-    """Means over sites of each month that the job's monthly.csv holds."""
-    base = (
-        weather
-        if weather in step["tables"].get("monthly", {}).get("columns", [])
-        else weather.rpartition("_")[0]
-    )
+    """Means of all sites' observed days in each month, of the same variable as the sites' series."""
     months = {}
-    for row in rows_of(step, "monthly"):
-        year, month = number(row, "year"), number(row, "month")
-        if year is not None and month is not None and 1 <= month <= 12:
-            months.setdefault(f"{int(year):04}-{int(month):02}-15", []).append(row)
-    if not months:
-        return None
+    for row in rows_of(step, "joined"):
+        if re.match(r"\d{4}-(0[1-9]|1[0-2])-", row["date"]):
+            months.setdefault(f"{row['date'][:7]}-15", []).append(row)
 
     def mean(name):
         values = {
             m: [v for row in rows if (v := number(row, name)) is not None] for m, rows in months.items()
         }
-        return [[month, sum(v) / len(v) if v else None] for month, v in sorted(values.items())][:MOST_DATES]
+        return [[m, sum(v) / len(v) if v else None] for m, v in sorted(values.items())][:MOST_DATES]
 
-    return {"snow": {"mean of sites": mean("snow")}, "weather": mean(base)}
+    return {"snow": {"mean of sites": mean("snow")}, "weather": mean(weather)} if months else None
 
 
 # ---- statistics --------------------------------------------------------------------------------------------

@@ -91,10 +91,10 @@ def layer_uri(image: np.ndarray | None, name: str) -> str | None:
     return data_uri(picture, None if exact else 70)
 
 
-def chip(row: dict, out: Path) -> dict[str, str | None]:
+def chip(row: dict, out: Path, target: str = "total") -> dict[str, str | None]:
     """{layer of LAYERS: data URI} of a triplet and of what infer_unet wrote of it; NoPicture says why not."""
     try:
-        reference = triplets.read_mask(row)
+        reference = triplets.read_mask(row, target)
         mask, probability = predictions.read_written(out, row)
         if not reference.shape == mask.shape:
             raise NoPicture(f"mask {mask.shape} and reference {reference.shape} differ in size")
@@ -112,7 +112,7 @@ def chip(row: dict, out: Path) -> dict[str, str | None]:
 # ---- the map -----------------------------------------------------------------------------------------------
 
 SPLITS = {"train": ("#0072B2", "circle"), "val": ("#E69F00", "square"), "test": ("#D55E00", "triangle"),
-          "": ("#444444", "circle")}  # fmt: skip
+          "several": ("#CC79A7", "diamond"), "": ("#444444", "circle")}  # fmt: skip
 MOST_POINTS, MOST_NAMES = 2000, 24
 
 

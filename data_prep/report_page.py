@@ -55,7 +55,7 @@ def render(name: str, verdicts: list[dict], sections: list[dict]) -> str:
     policy = (
         "default-src 'none'; script-src "
         + " ".join(map(sha256, scripts))
-        + "; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+        + "; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     for block in blocks:
         if block["kind"] in VIEWS:
@@ -63,6 +63,8 @@ def render(name: str, verdicts: list[dict], sections: list[dict]) -> str:
     stamps = {stamp for block in blocks for stamp in block.get("stamps", ())}
     note = {
         "simulated data": "“Simulated data”: the scenes are drawn by this project, and no measurement.",
+        "trained on simulated data": "“Trained on simulated data”: the data are not, but the network learned "
+        "from drawn scenes.",
         "random weights": "“Random weights”: the network was not trained; such figures check the plumbing.",
     }
     key = {**pictures.MASK_KEY, "snow missed": pictures.MISSED_SNOW, "marked, no snow": pictures.FALSE_SNOW}

@@ -1,13 +1,16 @@
 """What a run folder holds, as plain dicts: each step's job, arguments, results, tables. Standard library.
 
 A step is a folder with args.json or result.json in the run folder. Which job wrote it is told from its
-arguments, not from its name. Nothing that a file says is followed as a path: steps are found by looking.
+arguments, not from its name. Steps are found by looking; a path that a file
+says is only compared with them.
 """
 
 import csv
+import filecmp
 import json
 import math
 import re
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -33,12 +36,15 @@ KINDS = {
     "probe": ("probe_activations.py", {"attention_layer", "cam_class"}, ("layers",)),
     "pairs": ("train_sar_rgb.py", {"sar_encoder", "rgb_encoder"}, ()),
     "embed": ("embed_tsne.py", {"perplexity", "points"}, ("modality_gap",)),
+    "onnx": ("export_onnx.py", {"weights"}, ()),
+    "cover_export": ("python -m data_prep.export_cover", {"data", "sites"}, ()),
     "report": ("make_report.py", {"run_folder"}, ()),
 }  # fmt: skip
 MAX_STEPS = 60
 MAX_ROWS = 20_000  # of a table that are read; the others are counted
 MAX_BYTES = 64 << 20  # of a JSON file; a table's rows beyond four times as much are not even counted
 SIMULATED = "simulated"
+NETS = ("weights", "init", "unet")  # arguments that name what was trained, not what is looked at
 
 
 def read_run(folder: Path) -> dict:
@@ -47,7 +53,8 @@ def read_run(folder: Path) -> dict:
     Returns {"folder", "name", "steps", "problems"}. A step: name, number (None without one), kind (a key of
     KINDS, or "" for what no job of KINDS wrote), job (how it is started), folder, finished, arguments,
     inputs, result ({} without one), tables {name: {"columns", "rows" (dicts of text), "total"}}, upstream
-    (names of the steps it read), simulated, random, data (what it was made from, in words), problems
+    (names of the steps it read, "read" of them as data, "nets" for their weights), simulated (its data),
+    taught (its networks saw simulated data), random, data (what it was made from, in words), problems
     (sentences on files that cannot be read). BadInput: not a run folder.
     """
     folder = Path(folder)
@@ -69,7 +76,7 @@ def read_run(folder: Path) -> dict:
             f"{folder}: no run: no folder in it holds an args.json or result.json; "
             "make one with OUT=runs/mine ./runbook.sh."
         )
-    link(steps)
+    link(steps, {folder.name, folder.resolve().name})
     return {"folder": folder, "name": folder.resolve().name, "steps": steps, "problems": problems}
 
 
@@ -106,7 +113,8 @@ def read_step(folder: Path) -> dict:
         "name": folder.name, "number": number_of(folder.name), "kind": kind, "folder": folder,
         "job": KINDS["infer" if kind in ("map", "score") else kind][0] if kind else "",
         "finished": bool(result), "arguments": arguments, "inputs": inputs, "result": result,
-        "tables": tables, "upstream": [], "simulated": False, "random": False, "data": "",
+        "tables": tables, "upstream": [], "read": [], "nets": [], "simulated": False, "taught": False,
+        "random": False, "data": "",
         "problems": problems,
     }  # fmt: skip
 
@@ -164,7 +172,7 @@ def number(row: dict, name: str) -> float | None:
     """A finite number of a table's row or a result, else None."""
     try:
         value = float(row.get(name))
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, OverflowError):
         return None
     return value if math.isfinite(value) else None
 
@@ -179,23 +187,73 @@ def part(value, *names) -> dict:
 # ---- what steps have of each other -------------------------------------------------------------------------
 
 
-def link(steps: list[dict]) -> None:
-    """Fill upstream, simulated, random and data, from names of steps in the paths of each one's inputs."""
+def link(steps: list[dict], names: set[str]) -> None:
+    """Fill upstream, read, simulated, taught, random and data, from the paths of each step's inputs.
+
+    names: what the run folder is called. Where no path has one, it was renamed: then the commonest is its.
+    """
     by_name = {step["name"]: step for step in steps}
+    paths = {step["name"]: [*map(str, step["inputs"]), *words_of(step["arguments"])] for step in steps}
+    parents = Counter(place[0] for words in paths.values() for p in words if (place := place_of(p, by_name)))
+    if not names & set(parents):
+        names = names | {name for name, _ in parents.most_common(1)}
+    names = names | {"", ".", ".."}
+
+    def steps_in(words) -> list[str]:
+        places = [place for word in words if (place := place_of(word, by_name))]
+        mine = [name for parent, name, path in places
+                if parent in names and not is_another(path, by_name[name]["folder"])]  # fmt: skip
+        return list(dict.fromkeys(mine))
+
     for step in steps:
-        paths = [*map(str, step["inputs"]), *words_of(step["arguments"])]
-        for path in paths:
-            parts = reversed(re.split(r"[/=\\]", path)) if "/" in path or "\\" in path else ()
-            name = next((p for p in parts if p in by_name), None)
-            if name and name != step["name"] and name not in step["upstream"]:
-                step["upstream"].append(name)
+        arguments = {key: value for key, value in step["arguments"].items() if key not in NETS}
+        nets = steps_in(words_of({key: step["arguments"].get(key) for key in NETS}))
+        step["read"] = [name for name in steps_in(words_of(arguments)) if name != step["name"]]
+        others = [name for name in steps_in(map(str, step["inputs"])) if name not in nets]
+        step["read"] += [name for name in others if name not in (step["name"], *step["read"])]
+        nets = [name for name in nets if name != step["name"]]
+        step["upstream"] = step["read"] + [name for name in nets if name not in step["read"]]
+        step["nets"] = nets
         step["simulated"] = says_simulated(step)
         step["random"] = says_random(step["result"])
+    own = {step["name"]: (step["simulated"], step["random"]) for step in steps}
     for step in steps:
-        step["simulated"] = any(
-            by_name[name]["simulated"] for name in (step["name"], *ancestors(step, by_name))
-        )
+        back = [step["name"], *ancestors(step, by_name, "read")]
+        step["simulated"] = any(own[name][0] for name in back)
+        trained = [net for name in back for net in by_name[name]["nets"]]
+        trained += [name for net in trained for name in ancestors(by_name[net], by_name)]
+        step["taught"] = any(own[name][0] for name in trained)
+        step["random"] = any(own[name][1] for name in (step["name"], *step["nets"]))
+    for step in steps:
         step["data"] = made_from(step, by_name)
+
+
+def place_of(path: str, by_name: dict) -> tuple[str, str, Path] | None:
+    """(name of the folder around it, a step's name, its path) of the last part of a path that a step has."""
+    if "/" not in path and "\\" not in path:
+        return None
+    parts = re.split(r"[/\\]", path)
+    if "=" in parts[0]:  # NAME=PATH
+        parts[0] = parts[0].partition("=")[2]
+    at = next((k for k in reversed(range(len(parts))) if parts[k] in by_name), None)
+    if at is None:
+        return None
+    return parts[at - 1] if at else "", parts[at], Path("/".join(parts[: at + 1]))
+
+
+def is_another(path: Path, folder: Path) -> bool:
+    """Whether a path is there and neither a step's folder nor what that is a copy of, by its arguments.
+
+    Of relative paths nobody knows the folder that they were relative to.
+    """
+    try:
+        if not path.is_absolute() or not path.is_dir() or path.samefile(folder):
+            return False
+        return not any((path / name).is_file() and (folder / name).is_file()
+                       and filecmp.cmp(path / name, folder / name, shallow=False)
+                       for name in ("args.json", "result.json"))  # fmt: skip
+    except (OSError, ValueError):
+        return False
 
 
 def words_of(value) -> list[str]:
@@ -206,14 +264,14 @@ def words_of(value) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def ancestors(step: dict, by_name: dict) -> list[str]:
-    """Names of all steps that a step goes back to, nearest first."""
-    found, queue = [], list(step["upstream"])
+def ancestors(step: dict, by_name: dict, by: str = "upstream") -> list[str]:
+    """Names of all steps that a step goes back to, nearest first; by "read": through data alone."""
+    found, queue = [], list(step[by])
     while queue:
         name = queue.pop(0)
         if name not in found:
             found.append(name)
-            queue += by_name[name]["upstream"]
+            queue += by_name[name][by]
     return found
 
 
@@ -226,7 +284,8 @@ def says_simulated(step: dict) -> bool:
 
 def says_random(result: dict) -> bool:
     """Whether any network of a step had random weights in place of trained ones."""
-    models = part(result, "models").values()
+    models = [*part(result, "models").values()]
+    models += [part(result, "contract", f"{name}_encoder") for name in ("sar", "rgb")]
     return bool(
         result.get("random_weights") or part(result, "about").get("random")
         or any(isinstance(model, dict) and model.get("random") for model in models)
@@ -235,13 +294,18 @@ def says_random(result: dict) -> bool:
 
 def triplets_step(step: dict, by_name: dict) -> dict | None:
     """The step whose triplets a step read, itself included; None where they lie outside the run."""
-    names = [step["name"], *ancestors(step, by_name)]
+    names = [step["name"], *ancestors(step, by_name, "read")]
     return next((by_name[name] for name in names if "triplets" in by_name[name]["tables"]), None)
 
 
 def made_from(step: dict, by_name: dict) -> str:
     """What a step's data are, for titles: "106 simulated triplets of 12 sites"."""
     kind = "simulated " if step["simulated"] else ""
+    back = [step, *(by_name[name] for name in ancestors(step, by_name, "read"))]
+    if step["kind"] in ("map", "cover", "climate", "cover_export"):  # of scenes, whose triplets are a part
+        scenes = next((number(s["result"], "scenes") for s in back if s["kind"] == "map"), None)
+        count = f"{scenes:,.0f} {kind}scene dates" if scenes is not None else f"{kind}data"
+        return count if kind else f"{count} from outside the run folder" if scenes is not None else "data"
     source = triplets_step(step, by_name)
     if source is None:
         return f"{kind}data".capitalize() if kind else "data from outside the run folder"

@@ -14,7 +14,7 @@ from data_prep.report_blocks import (
     unfinished,
 )
 from data_prep.report_run import number, of_kind, part, rows_of
-from data_prep.report_verdicts import about_net, flat_scores, scores_of
+from data_prep.report_verdicts import about_net, flat_scores, scores_of, target_of
 
 CHIPS = (24, 12)  # of the first scoring, and of each further one
 SCORES = ("iou", "f1", "balanced_accuracy", "mcc", "auprc", "snow_area_bias")
@@ -36,7 +36,13 @@ def data(run: dict) -> dict:
             ("kept", "Triplets kept: radar VV, RGB, snow mask"),
             ("rejected", "Candidates left out, and the rule that left them out"),
         ):
-            blocks.append(figure(step, f"contact_sheet_{group}.png", f"{words}; of {step['data']}."))
+            left = part(step["result"], "rejected")
+            if group == "rejected" and step["finished"] and not any(left.values()):
+                blocks.append(text(f"{step['name']}: no candidate was left out."))
+                continue
+            counts = [value for value in left.values() if isinstance(value, int)]
+            of = step["data"] if group == "kept" else f"{sum(counts):,} left out"
+            blocks.append(figure(step, f"contact_sheet_{group}.png", f"{words}; of {of}."))
     splits = of_kind(run, "split")
     if not splits:
         blocks.append(missing("No step of data_prep.split: nothing is held out for testing."))
@@ -92,11 +98,13 @@ def maps(run: dict) -> list[dict]:
                     and abs(latitude) <= 90
                     and abs(longitude) <= 180
                 ):
+                    before = places.get(row.get("site"), {}).get("split")
+                    split = row.get("split") or before or ""
                     places[row.get("site")] = {
                         "site": row.get("site") or "?",
                         "latitude": latitude,
                         "longitude": longitude,
-                        "split": row.get("split") or "",
+                        "split": "several" if before and before != split else split,
                     }
         if places:
             name = "simulated " if simulated else ""
@@ -213,7 +221,8 @@ def segmentation(run: dict) -> dict:
         blocks.append(heading(step))
         if step["finished"]:
             row = {**flat_scores(step), "method": about_net(step, run)}
-            blocks.append(scores(step, [row], "optical labels"))
+            wet = " of wet snow" * (target_of(step, run) == "wet")
+            blocks.append(scores(step, [row], f"optical labels{wet}"))
         else:
             blocks.append(unfinished(step))
         blocks.append(chips(step, run, CHIPS[min(place, 1)]))
@@ -237,7 +246,7 @@ def scores(step: dict, rows: list[dict], against: str = "") -> dict:
     if not rows:
         return missing(f"{step['name']}/scores.csv is not there or holds no row: no table of scores.")
     against = against or {"truth": "the truth", "stations": "snow stations"}.get(
-        step["arguments"].get("against"), "the labels"
+        str(step["arguments"].get("against")), "the labels"
     )
     cells = [
         [
@@ -319,11 +328,11 @@ def chips(step: dict, run: dict, count: int) -> dict:
         {"id": row.get("id"), **{k: number(row, k) for k in keys}} for row in rows_of(step, "per_image")
     ]
     judged = [row for row in judged if row["id"] in rows and row["pixels"] and row["accuracy"] is not None]
-    items, problems = [], []
+    items, problems, target = [], [], target_of(step, run)
     for row, caption in reporting.best_to_worst(judged, count):
         about = rows[row["id"]]
         try:
-            layers = report_images.chip(about, step["folder"])
+            layers = report_images.chip(about, step["folder"], target)
         except report_images.NoPicture as error:
             problems.append(str(error).replace(str(run["folder"]), ""))
             continue
@@ -339,7 +348,8 @@ def chips(step: dict, run: dict, count: int) -> dict:
         return missing(f"No chips of {step['name']} to look at: {why}.")
     caption = (
         f"{step['name']}: {len(items)} of {len(judged):,} judged chips, evenly over their rank by accuracy, "
-        f"best first{f'; {len(problems)} more cannot be read' if problems else ''}. Of {step['data']}."
+        f"best first{f'; {len(problems)} more cannot be read' if problems else ''}. "
+        f"Reference: {target} snow. Of {step['data']}."
     )
     fallback = figure(step, "overlays.png", "Radar, RGB, reference, probability and errors, best to worst.")
     return {

@@ -83,11 +83,18 @@ def about_net(step: dict, run: dict) -> str:
     return "U-Net"
 
 
+def target_of(step: dict, run: dict) -> str:
+    """Which snow the network of a scored step was trained on, "total" or "wet"."""
+    names = {other["name"]: other for other in run["steps"]}
+    nets = [names[name]["arguments"].get("target") for name in step["nets"] if names[name]["kind"] == "train"]
+    return "wet" if nets[:1] == ["wet"] else "total"
+
+
 def segmentation(run: dict) -> list[dict]:
     answers, judged = [], set()
     for step in of_kind(run, "judge"):
         against = {"truth": "the truth", "label": "optical labels", "stations": "snow stations"}
-        against = against.get(step["arguments"].get("against"), "what it is judged by")
+        against = against.get(str(step["arguments"].get("against")), "what it is judged by")
         split = step["result"].get("split")
         judged |= set(step["upstream"])
         for row in rows_of(step, "scores")[:3]:
@@ -98,10 +105,9 @@ def segmentation(run: dict) -> list[dict]:
     for step in of_kind(run, "score"):
         if step["name"] not in judged:
             row = flat_scores(step)
+            against = " against optical labels" + " of wet snow" * (target_of(step, run) == "wet")
             where = f"split {step['result'].get('split')}, {sizes(row)}; {step['data']}"
-            answers.append(
-                answer(step, words_of_score(about_net(step, run), row, " against optical labels"), where)
-            )
+            answers.append(answer(step, words_of_score(about_net(step, run), row, against), where))
     return answers
 
 
@@ -162,9 +168,20 @@ def activations(run: dict) -> list[dict]:
                 ]
                 held = f"held_out_auc_{modality}"
                 rows = [row for row in rows if number(row, held) is not None]
+                pictured = next((row for row in rows if row.get("layer") == "input"), None)
+                rows = [row for row in rows if row.get("layer") != "input"]
+                untrained = [
+                    number(row, held)
+                    for row in rows_of(step, "layers")
+                    if row.get("model") == model and row.get("weights") == "random"
+                ]
+                untrained = [value for value in untrained if value is not None]
                 if rows:
                     best = max(rows, key=lambda row: number(row, held))
-                    words.append(f"{modality.upper()} {scores_of(best, held)} (layer {best['layer']})")
+                    floor = [f"the picture itself {number(pictured, held):.2f}"] if pictured else []
+                    floor += [f"random weights {max(untrained):.2f}"] if untrained else []
+                    which = f"layer {best.get('layer')}, best of {len(rows)} layers"
+                    words.append(f"{modality.upper()} {scores_of(best, held)} ({'; '.join([which, *floor])})")
             if words:
                 text = (
                     f"{model}: the channel that tells snow best has a held-out AUC in {', in '.join(words)}; "
@@ -205,7 +222,11 @@ def climate(run: dict) -> list[dict]:
         )
         words = "; ".join(f"{count} {name}" for name, count in counts.most_common())
         answers.append(answer(step, f"Of {len(rows)} claims: {words}.", basis))
-        for row in [row for row in rows if row.get("verdict") == "supported"][:4]:
+        supported = [row for row in rows if row.get("verdict") == "supported"]
+        for row in supported[:4]:
             words = row.get("in_words") or row.get("claim", "")
             answers.append(answer(step, words[:1].upper() + words[1:], f"n = {row.get('n')}"))
+        if len(supported) > 4:
+            names = "; ".join(str(row.get("claim"))[:200] for row in supported[4:24])
+            answers.append(answer(step, f"Supported too: {names}.", f"{len(supported)} supported claims"))
     return answers

@@ -14,7 +14,14 @@ import pytest
 from conftest import refuse, result, run
 from PIL import Image
 
-from data_prep import embedding_page, embedding_words, report_blocks, report_images, report_run
+from data_prep import (
+    embedding_page,
+    embedding_words,
+    report_blocks,
+    report_images,
+    report_run,
+    report_verdicts,
+)
 
 MARKUP = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 SECTIONS = ("data", "segmentation", "activations", "embeddings", "climate", "provenance")
@@ -116,6 +123,9 @@ def build(folder, triplets_folder, trained):
         (trained, "train"),
     ):
         shutil.copytree(source, folder / name)
+        for path in (folder / name).glob("*.json"):  # as if it had been made here
+            told = path.read_text().replace(str(triplets_folder.parent / "curated"), str(folder / "curated"))
+            path.write_text(told.replace(str(triplets_folder), str(folder / "split")))
     words = ("--data", folder / "split", "--weights", folder / "train" / "best.pt", "--out", folder / "score")
     run("infer_unet.py", *words, "--device", "cpu", "--workers", 0)
     write_climate(folder / "weather and snow", "site-0")
@@ -207,7 +217,7 @@ def test_missing_parts_are_named(report):
 
 
 def test_random_weights_and_simulated_data_are_stamped(a_run, tmp_path):
-    folder = shutil.copytree(a_run, tmp_path / "run")
+    folder = shutil.copytree(a_run, tmp_path / "mine")
     for name in ("curated", "split"):
         with open(folder / name / "triplets.csv", newline="") as stream:
             rows = [{**row, "product": "simulated"} for row in csv.DictReader(stream)]
@@ -280,6 +290,8 @@ def hostile(folder, a_run, chips: int = 5000):
     (folder / "curated" / "contact_sheet_kept.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     Image.new("1", (20000, 20000)).save(folder / "curated" / "contact_sheet_rejected.png")
     (folder / "curated" / "curation.json").write_text("[" * 100_000)
+    about = json.loads((folder / "curated" / "result.json").read_text())
+    (folder / "curated" / "result.json").write_text(json.dumps({**about, "rejected": {"cloud": 3}}))
     write_climate(folder / f"9_{MARKUP.replace('/', '')}", MARKUP, MARKUP, dates=60_000)
     write_embed(folder / "embed", [f"{MARKUP}{k}" for k in range(chips)], MARKUP)
     write_embed(
@@ -301,7 +313,7 @@ def hostile(folder, a_run, chips: int = 5000):
 @pytest.fixture(scope="session")
 def hostile_page(a_run, tmp_path_factory):
     """(result, path of the page) of a hostile run folder."""
-    folder = hostile(tmp_path_factory.mktemp("hostile") / "run", a_run)
+    folder = hostile(tmp_path_factory.mktemp("hostile") / "mine", a_run)
     return result(
         run("make_report.py", "--data", folder, "--out", folder / "page")
     ), folder / "page" / "report.html"
@@ -337,6 +349,49 @@ def test_names_with_markup_stay_text(hostile_page):
     assert any(MARKUP in view["pairs"]["site"][0] for view in clouds)
     shown = [uri for view in clouds for uris in view["chips"].values() for uri in uris]
     assert 100 < len(shown) <= 600 and all(uri.startswith("data:image/webp;base64,UklGR") for uri in shown)
+
+
+def test_lineage_of_data_and_of_weights_are_told_apart(tmp_path):
+    """Real triplets scored by a net of simulated ones; a step of another run; triplets of a map; encoders."""
+    row, run_ = {"site": "a", "id": "x"}, tmp_path / "mine"
+    curate, train = {"max_gap_hours": 1, "max_cloud_share": 1}, {"snow_weight": "none", "loss": "bce"}
+    infer = {"elevation_step_m": 1, "tile": 1}
+    write_step(run_ / "sim", curate, {}, triplets=[{**row, "product": "simulated"}])
+    write_step(run_ / "real", curate, {}, triplets=[{**row, "product": "S1"}])
+    write_step(run_ / "net", {**train, "data": "runs/mine/sim", "target": "wet"}, {})
+    weights = {"weights": "runs/mine/net/best.pt"}
+    write_step(run_ / "score", {**infer, **weights, "data": "runs/mine/real"}, {"scores": {}})
+    write_step(run_ / "other", {**infer, **weights, "data": "runs/theirs/sim"}, {"scores": {}})
+    write_step(run_ / "map", {**infer, **weights, "data": "my/scenes"}, {"scenes": 3024})
+    encoders = {"contract": {"sar_encoder": {"random": True}}}
+    write_step(run_ / "pairs", {"sar_encoder": "dinov2", "rgb_encoder": "unet"}, encoders)
+    write_step(run_ / "embed", {**EMBED, "weights": "runs/mine/pairs/best.pt"}, {"n": 10**400})
+    for folder in (run_, shutil.copytree(run_, tmp_path / "renamed")):
+        found = report_run.read_run(folder)
+        steps = {step["name"]: step for step in found["steps"]}
+        assert report_blocks.stamps(steps["net"]) == ["simulated data"]
+        assert report_blocks.stamps(steps["score"]) == ["trained on simulated data"]
+        assert steps["score"]["data"] == "1 real triplets of 1 sites"
+        assert report_verdicts.target_of(steps["score"], found) == "wet"
+        assert steps["other"]["data"] == "data from outside the run folder"
+        assert steps["map"]["data"] == "3,024 scene dates from outside the run folder"
+        assert steps["pairs"]["random"] and steps["embed"]["random"] and not steps["score"]["random"]
+        assert report_run.number(steps["embed"]["result"], "n") is None
+
+
+def test_odd_tables_cost_their_part_alone(tmp_path):
+    days = [{"date": "2021-01-01", "snow": 1}]
+    write_step(tmp_path / "run" / "climate", CLIMATE, {}, joined=days)
+    write_step(tmp_path / "run" / "judge", {"against": [1], "masks": []}, {}, scores=[{"iou": 0.5}])
+    found = (("given", "input", 0.95), ("given", "one", 0.9), ("random", "one", 0.8))
+    rows = [{"model": "m", "weights": w, "layer": n, "held_out_auc_rgb": v} for w, n, v in found]
+    write_step(tmp_path / "run" / "probe", PROBE, {}, layers=rows)
+    auc = {"held_out_auc_rgb": 0.7}  # of a table without layers
+    write_step(tmp_path / "run" / "probe2", PROBE, {}, layers=[{"model": "m", "weights": "given", **auc}])
+    run("make_report.py", "--data", tmp_path / "run", "--out", tmp_path / "out")
+    words = Page((tmp_path / "out" / "report.html").read_text()).words
+    assert "joined.csv has no column site or date" in words and "could not be made" not in words
+    assert "(layer one, best of 1 layers; the picture itself 0.95; random weights 0.80)" in words
 
 
 # ---- rules -------------------------------------------------------------------------------------------------
