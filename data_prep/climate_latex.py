@@ -55,7 +55,7 @@ def table(path, rows: list[dict], caption: str) -> None:
         return
     frame = pd.DataFrame(rows)
     text = frame.to_latex(
-        index=False, escape=True, na_rep="--", caption=escape(caption), label=f"tab:{path.stem}", position="t",
-        column_format="l" * frame.shape[1],
+        index=False, escape=True, na_rep="--", caption=escape(caption), label=f"tab:{path.stem}",
+        position="t", column_format="l" * frame.shape[1],
     )  # fmt: skip
     write_text(path, text)
