@@ -341,10 +341,12 @@ def train(args, run, given: dict, stop) -> int:
         run.begin("last.pt", "best.pt")
     training.wait_for_processes()
 
+    together = runs.Interrupted("Stopped before training.")
+
     def meet():  # all of them, or all leave
         training.wait_for_processes()
         if any(training.sums_of_processes(bool(stop.requested), device=device)):
-            raise runs.Interrupted("Stopped before training.")
+            raise together
 
     outcome = None
     try:
@@ -360,8 +362,10 @@ def train(args, run, given: dict, stop) -> int:
                 for part, turned in ((rows, turns), (judged, 1))
             ]
             meet()
-        except runs.Interrupted:
-            meet()
+        except runs.Interrupted as error:
+            if error is not together:  # the others are still on their way to where this is told
+                meet()
+            raise
         keep = sar_rgb_pairs.which_fit([rows, judged], channels, KEPT_BYTES // max(1, args.workers))
         change = (size, args.seed, args.augment, args.gain_db)
         sets = {

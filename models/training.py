@@ -10,6 +10,7 @@ import ctypes
 import datetime
 import math
 import os
+import socket
 import sys
 import warnings
 from pathlib import Path
@@ -102,7 +103,8 @@ waiting_room = None  # the group in which the others wait for the first so long
 def join_processes(device: torch.device, share_norms: bool = False) -> tuple[int, int, torch.device]:
     """(rank, ranks, this process's device) after joining the others of torchrun; (0, 1, device) without.
 
-    share_norms: norms_over_processes is to be used. Raises ValueError where the device cannot do it.
+    share_norms: norms_over_processes is to be used. Raises ValueError where the device cannot do it, or where
+    several processes have one device.
     """
     global waiting_room
     on_cuda, ranks = device.type == "cuda", int(os.environ.get("WORLD_SIZE", 1))
@@ -121,6 +123,12 @@ def join_processes(device: torch.device, share_norms: bool = False) -> tuple[int
     torch.distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=STEP)
     waiting_room = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
     atexit.register(torch.distributed.destroy_process_group)
+    if on_cuda:
+        taken = [None] * ranks
+        mine = socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)
+        torch.distributed.all_gather_object(taken, mine, group=waiting_room)
+        if (devices := len(set(taken))) < ranks:
+            raise ValueError(f"{ranks} processes on {devices} CUDA devices; start one process for each")
     return torch.distributed.get_rank(), ranks, device
 
 

@@ -2,8 +2,8 @@
 set -euo pipefail
 
 # module load ...                                            # what your site wants before Python starts
-# PYTHON="apptainer exec --nv snowsar.sif python"            # the container of slurm/snowsar.def
-PYTHON=${PYTHON:-.venv/bin/python}
+# JOB_PYTHON="apptainer exec --nv snowsar.sif python"        # the container of slurm/snowsar.def
+JOB_PYTHON=${JOB_PYTHON:-.venv/bin/python}
 
 export PYTHONUNBUFFERED=1
 unset SLURM_EXPORT_ENV                                       # --export=NONE is for this script, not for its tasks
@@ -42,7 +42,7 @@ run() {   # a job and its arguments; ends this script
   before=$(last)
   echo "[$(date '+%F %T')] $this on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1)): $*" >&2
 
-  srun bash -c "$task" task $PYTHON "$@" & srun=$!
+  srun bash -c "$task" task $JOB_PYTHON "$@" & srun=$!
   [ -z "$warned" ] || pass_on &>/dev/null &
   while kill -0 "$srun" 2>/dev/null; do wait "$srun" || true; done   # a signal ends a wait, not the job
   wait "$srun" || code=$?

@@ -7,7 +7,7 @@
 #   GPU="--partition=gpu --gpus-per-node=1"   of jobs with one (default: --gpus-per-node=1; GPU= where there is none)
 #   TRAIN="--nodes=2 --ntasks-per-node=4 --gpus-per-node=4"   of step 4, the U-Net's training, after GPU's
 #   TASKS=16                                  the most tasks an array has
-#   PYTHON="apptainer exec --nv snowsar.sif python"           what runs the jobs (default: .venv, made here)
+#   JOB_PYTHON="apptainer exec --nv snowsar.sif python"       what runs the jobs (default: .venv, made here)
 #
 # Account, partition and time of all: SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_TIMELIMIT. What needs the network is
 # done here, before anything is sent. Sent again, finished steps answer at once and interrupted ones go on. A step
@@ -19,7 +19,7 @@ case ${TASKS:=16} in *[!0-9]* | 0*) echo "submit.sh: TASKS=$TASKS: expected a po
 case $OUT in *%*) echo "submit.sh: OUT=$OUT: % means something in the names of logs; choose another." >&2; exit 2 ;; esac
 GPU=${GPU---gpus-per-node=1}
 unset SHARES   # of an array sent by hand
-if [ -n "${PYTHON:-}" ]; then python=$PYTHON; export PYTHON; fi
+if [ -n "${JOB_PYTHON:-}" ]; then python=$JOB_PYTHON; export JOB_PYTHON; fi
 
 value_of() {   # --FLAG WORDS...
   local word before=
@@ -67,7 +67,7 @@ on_login_node() {   # a step that needs the network
 
 on_cluster() {   # NUMBER NAME PYTHON... JOB WORDS...
   local number=$1 name=$2 file=job use=${CPU:-} share= after count about options; shift 2
-  while [ "$1" != -m ] && [[ $1 != *.py ]]; do shift; done   # the sbatch files take Python from PYTHON
+  while [ "$1" != -m ] && [[ $1 != *.py ]]; do shift; done   # the sbatch files take Python from JOB_PYTHON
   if [ -n "$needs" ] && [ ! -e "$needs" ] && [ -z "${DRY_RUN:-}" ]; then
     echo "[$number $name] left out: $needs is not there" >&2
     return
@@ -115,7 +115,7 @@ step() {   # as in runbook.sh: NUMBER NAME WORDS...
 
 if [ -z "${DRY_RUN:-}" ]; then
   command -v sbatch >/dev/null || { echo "submit.sh: no sbatch here; run it on the cluster's login node." >&2; exit 2; }
-  [ -n "${PYTHON:-}" ] || ./runbook.sh install
+  [ -n "${JOB_PYTHON:-}" ] || ./runbook.sh install
   mkdir -p "$OUT/logs"
 fi
 where=login; steps

@@ -26,7 +26,7 @@ class Cluster:
             **os.environ,
             **THREADS,
             "MINISLURM_DIR": str(folder),
-            "PYTHON": sys.executable,
+            "JOB_PYTHON": sys.executable,
             "GPU": "",
         }
         for name in [n for n in self.env if n.startswith(("SLURM_", "SBATCH_"))]:

@@ -53,7 +53,7 @@ def test_the_page_works_to_the_letter(cluster, tmp_path):
     assert len(blocks) >= 9
     shell, log = [], tmp_path / "said.txt"
     environment = {"SIZE": "tiny", "TASKS": 2}  # the sizes of a test; all else is the page's
-    for name in ("PYTHON", "GPU"):
+    for name in ("JOB_PYTHON", "GPU"):
         cluster.env.pop(name)
 
     def type_in(block: str) -> str:

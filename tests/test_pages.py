@@ -33,7 +33,7 @@ BY_HAND = ("docs/copying.md", "docs/extending.md")  # whose python the tests of 
 NOT_HERE = {  # how a line begins, and why it is not run
     "./runbook.sh test": "it is what runs this test",
     "apptainer build": "it brings a container's packages from the internet, and wants apptainer",
-    'export PYTHON="apptainer': "it names that container to the commands after it",
+    'export JOB_PYTHON="apptainer': "it names that container to the commands after it",
 }
 JOB = re.compile(r"python3? (?:-m )?(data_prep\.\w+|(?:\w+/)?\w+\.py)([^`\n|]*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")

@@ -257,3 +257,19 @@ def test_a_last_checkpoint_of_another_plan_ends_all(folder, two, tmp_path):
 def test_batch_norms_are_shared_on_cuda_alone(folder, tmp_path, job):
     words = ("--data", folder, "--out", tmp_path / "t", "--device", "cpu", "--sync-norm")
     refuse(job, *words, saying="--sync-norm: torch shares batch norms on cuda, not cpu")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_while_features_are_read_stops_all(folder, tmp_path):
+    """The one that was told meets the others where they wait for its share; then it goes on."""
+    frozen = ("--rgb-encoder", "dinov2", "--weights", "dinov2=random")
+    words = ("--data", folder, "--out", tmp_path / "t", *PAIRS, *frozen)
+    both = start("train_sar_rgb.py", *words)
+    for line in both[0].stdout:
+        if "parameters to train" in line:
+            break
+    both[1].send_signal(signal.SIGUSR1)
+    ends(both, 75, 75)
+    assert not (tmp_path / "t" / "result.json").exists()
+    ends(start("train_sar_rgb.py", *words), 0, 0)
+    assert json.loads((tmp_path / "t" / "result.json").read_text())["processes"] == 2

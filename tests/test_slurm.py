@@ -145,12 +145,12 @@ def test_every_task_of_an_array_gets_its_share(cluster, tmp_path):
         "curate": "-m data_prep.curate", "download": "-m data_prep.download",
     }  # fmt: skip
     for file, job in files.items():
-        cluster.run(log, "--array=0-2", f"slurm/{file}.sbatch", "--data", "a b", PYTHON=python)
+        cluster.run(log, "--array=0-2", f"slurm/{file}.sbatch", "--data", "a b", JOB_PYTHON=python)
         for task in range(3):
             assert (tmp_path / f"said.{task}").read_text() == f"{job} --data a b --share {task}/3\n"
-    cluster.run(log, "--array=7", "slurm/infer.sbatch", PYTHON=python, SHARES=40)
+    cluster.run(log, "--array=7", "slurm/infer.sbatch", JOB_PYTHON=python, SHARES=40)
     assert (tmp_path / "said.7").read_text() == "infer_unet.py --share 7/40\n"
-    cluster.run(log, "slurm/infer.sbatch", "--collect", PYTHON=python)
+    cluster.run(log, "slurm/infer.sbatch", "--collect", JOB_PYTHON=python)
     assert (tmp_path / "said.").read_text() == "infer_unet.py --collect\n"
 
 
@@ -160,7 +160,7 @@ def test_ranks_are_numbered_as_torchrun_would(cluster, tmp_path):
     base = ["--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2", f"--output={tmp_path}/%j.log"]
 
     def ranks(*options):
-        job = cluster.run(*base, *options, "slurm/train.sbatch", "--data", "x", PYTHON=python)
+        job = cluster.run(*base, *options, "slurm/train.sbatch", "--data", "x", JOB_PYTHON=python)
         port = 20000 + int(job) % 12000
         found = [(tmp_path / f"said.{rank}").read_text().split() for rank in range(4)]
         assert all(words[-3:] == ["node1", str(port), "train_unet.py"] for words in found)
@@ -174,7 +174,7 @@ def test_ranks_are_numbered_as_torchrun_would(cluster, tmp_path):
 
 def test_after_a_failed_step_nothing_waits_and_the_others_are_done(cluster, world, tmp_path):
     split = f'case "$*" in *data_prep.split*) exit 2 ;; *) echo "$*" >>{tmp_path}/done ;; esac'
-    settings = {"PYTHON": stand_in(tmp_path, split), "DATA": world, "OUT": tmp_path / "run", "TASKS": 2}
+    settings = {"JOB_PYTHON": stand_in(tmp_path, split), "DATA": world, "OUT": tmp_path / "run", "TASKS": 2}
     said = cluster.do("slurm/submit.sh", env=settings)
     cluster.wait_until(lambda: not cluster.slurm("squeue", "-h").strip(), 60, "the queue is empty")
     assert "[2 curate] array" in said and "of 2, collected by job" in said
@@ -191,7 +191,7 @@ def test_an_interrupted_task_starts_again_and_no_other(cluster, tmp_path):
         f"n=$SLURM_ARRAY_TASK_ID; echo >>{tmp_path}/starts.$n\n"
         '[ $n = 1 ] || [ "$SLURM_RESTART_COUNT" ] || exit 75',
     )
-    cluster.run("--array=0-2", f"--output={tmp_path}/%A_%a.log", "slurm/curate.sbatch", PYTHON=python)
+    cluster.run("--array=0-2", f"--output={tmp_path}/%A_%a.log", "slurm/curate.sbatch", JOB_PYTHON=python)
     assert [len((tmp_path / f"starts.{n}").read_text()) for n in range(3)] == [2, 1, 2]
 
 
@@ -208,14 +208,14 @@ def test_a_failed_job_starts_again_only_if_it_got_on(cluster, tmp_path):
         "x",
         "--out",
         out,
-        PYTHON=python,
+        JOB_PYTHON=python,
         state="FAILED",
     )
     assert len((tmp_path / "starts").read_text()) == 2  # a second last.pt was not written
     (tmp_path / "starts").unlink()
     python = stand_in(tmp_path, f"echo >>{tmp_path}/starts; echo >{out}/last.pt; exit 2")
     cluster.run(
-        f"--output={tmp_path}/%j.log", "slurm/train.sbatch", f"--out={out}", PYTHON=python, state="FAILED"
+        f"--output={tmp_path}/%j.log", "slurm/train.sbatch", f"--out={out}", JOB_PYTHON=python, state="FAILED"
     )
     assert len((tmp_path / "starts").read_text()) == 1  # bad input stays bad
 
@@ -235,14 +235,14 @@ def test_a_warning_before_the_job_listens_is_said_again_and_a_cancelled_job_stay
         starts = tmp_path / "starts"
         cluster.wait_until(lambda: starts.exists() and cluster.look(job)[0]["JobState"] == "RUNNING", 30)
 
-    job = cluster.submit(f"--output={log}", "slurm/job.sbatch", "x", PYTHON=python)
+    job = cluster.submit(f"--output={log}", "slurm/job.sbatch", "x", JOB_PYTHON=python)
     running(job)
     cluster.slurm("scancel", "-b", "-s", "USR1", job)
     assert cluster.wait(job) == {job: ("COMPLETED", 0)}
     assert cluster.look(job)[0]["Restarts"] == "1" and f"{job}: interrupted; requeued" in log.read_text()
 
     (tmp_path / "starts").unlink()
-    job = cluster.submit(f"--output={log}", "slurm/job.sbatch", "x", PYTHON=python)
+    job = cluster.submit(f"--output={log}", "slurm/job.sbatch", "x", JOB_PYTHON=python)
     running(job)
     cluster.slurm("scancel", job)
     assert cluster.wait(job)[job][0] == "CANCELLED"
@@ -258,7 +258,9 @@ def test_a_job_that_lost_a_node_before_it_saved_anything_starts_again(cluster, t
         f"[ $RANK = 0 ] || sleep 300\nwhile [ ! -e {tmp_path}/dead ]; do sleep 0.2; done; exit 1",
     )
     log = tmp_path / "job.log"
-    job = cluster.submit("--nodes=2", f"--output={log}", "slurm/train.sbatch", PYTHON=python, SLURM_WAIT=3)
+    job = cluster.submit(
+        "--nodes=2", f"--output={log}", "slurm/train.sbatch", JOB_PYTHON=python, SLURM_WAIT=3
+    )
     starts = tmp_path / "starts"
     cluster.wait_until(lambda: starts.exists() and len(starts.read_text()) == 2, 30, "both tasks run")
     cluster.node("kill-node", 2)
@@ -481,7 +483,7 @@ def test_the_chain_on_a_cluster_without_network_equals_the_runbooks(cluster, tmp
         "SIZE": "tiny",
         "OUT": there,
         "TASKS": 3,
-        "PYTHON": cut_off(tmp_path),
+        "JOB_PYTHON": cut_off(tmp_path),
         "CPU": "--cpus-per-task=2",
     }
     cluster.do("slurm/submit.sh", env={**settings, "GPU": "--cpus-per-task=2"})
