@@ -60,15 +60,12 @@ def trends_of(args, tables) -> list[dict]:
 
     Weather of named sites counts every day, not only those of snow cover.
     """
-    import pandas as pd
-
     from data_prep import series
     from models import climate_tests
 
     frames, found = {"snow": tables.snow, **dict.fromkeys(tables.variables, tables.rows)}, []
     if tables.daily:
-        sites = [frame.reset_index().assign(site=site) for site, frame in tables.daily.items()]
-        frames |= dict.fromkeys(tables.variables, pd.concat(sites, ignore_index=True))
+        frames |= dict.fromkeys(tables.variables, series.of_days(tables.daily))
     for name, frame in frames.items():
         values, times, *_ = series.cube(series.monthly(frame, [name]), name)
         default, more = climate_tests.trend(values, times), []
@@ -81,8 +78,9 @@ def trends_of(args, tables) -> list[dict]:
         over["dates"] = dict.fromkeys(frames, series.per_date_means(tables.rows))
     for row_is, named in over.items():
         for name, frame in named.items():
-            yearly = frame.groupby(frame["date"].dt.year)[name].mean().dropna()
-            about = {"series": name, "season": f"annual means over {row_is}", "n": len(frame)}
+            daily = bool(tables.daily) and name != "snow"
+            yearly, of = series.annual_means(frame, name, daily), "days" if daily else row_is
+            about = {"series": name, "season": f"annual means over {of}", "n": len(frame)}
             found += [{**about, **row} for row in climate_tests.annual(yearly.index, yearly)]
     return found
 
@@ -107,7 +105,7 @@ def seasons_of(args, rows) -> list[dict]:
             ("means of calendar years", by_calendar.index, by_calendar),
             ("means of seasons, named for the year they end in", by_season.index, by_season),
         ):
-            line = climate_tests.straight(x, y)
+            line = climate_tests.straight(x, y, len(set(ends_in)))
             about = {"season": season, "method": f"least squares, {method}", "default": False, "n": len(here)}
             found.append({**about, **line})
     return found
@@ -219,67 +217,43 @@ def get_parser():
     common = ("--data", "--out", "--config", "--seed", "--overwrite", "--dry-run")
     parser = runs.get_parser(__doc__, *common, data="folder of snow_cover.csv and weather.csv, or one table")
     add = parser.add_argument
-    add("--cover", type=Path, metavar="CSV", help="snow_cover.csv (default: the one in --data)")
-    add("--weather", type=Path, metavar="CSV", help="weather.csv (default: the one in --data)")
-    add("--source", metavar="NAME", help="whose masks, where the table mixes several")
+    add("--cover", type=Path, metavar="CSV", help="snow_cover.csv or its folder, where it is not in --data")
+    add("--weather", type=Path, metavar="CSV", help="weather.csv or its folder, where it is not in --data")
     add(
-        "--relative-orbit",
-        metavar="N",
-        help="one track only (default: tracks of a day are averaged by pixels)",
-    )
-    add(
-        "--min-valid",
-        type=float,
-        default=0.6,
-        metavar="SHARE",
-        help="of a site's most valid pixels; less is dropped",
-    )
-    add(
-        "--standardise-elevation",
-        action="store_true",
-        help="fraction from snow_cover_by_elevation.csv at fixed areas",
-    )
-    add(
-        "--seasons",
-        nargs="+",
-        metavar="NAME=MONTHS",
-        help="winter=12,1,2 ... (default: four; shifted in the south)",
-    )
-    add(
-        "--hemisphere",
-        choices=("auto", "north", "south"),
-        default="auto",
-        help="auto: by latitude in weather.json",
-    )
-    add(
-        "--window-days",
-        type=int,
-        choices=(3, 7, 14, 30),
-        default=30,
-        help="weather of the regression and verdicts",
-    )
-    text = "weather to use (default: temperatures, precipitation, snowfall, humidity, else all)"
-    add("--variables", nargs="+", metavar="NAME", help=text)
-    add(
-        "--predictors",
-        nargs="+",
+        "--source",
         metavar="NAME",
-        help="of the regression (default: temperature and the three others)",
+        help="whose masks, where snow_cover.csv mixes several: unet, optical, truth",
     )
-    add("--response-scale", choices=("as-is", "logit"), default="as-is", help="snow in the regression")
-    add(
-        "--errors",
-        choices=("auto", "year", "site", "hac", "ols"),
-        default="auto",
-        help="of slopes; auto says why",
-    )
-    add("--resamples", type=int, default=1000, metavar="N", help="of years, for the bootstrap interval")
-    add("--original-axes", action="store_true", help="snow on x and weather on y, as the original's figures")
-    add(
-        "--snow-season-fraction", type=float, default=0.5, metavar="F", help="snow lies from this fraction on"
-    )
-    add("--worth-r", type=float, default=0.2, metavar="R", help="smallest correlation worth knowing of")
-    text = "smallest trend worth knowing of, of the mean snow, a decade"
+    text = "only this track; without it tracks of a day are averaged by their valid pixels"
+    add("--relative-orbit", metavar="N", help=text)
+    text = "a date counts if so much of its site's most valid pixels is valid, 0 to 1"
+    add("--min-valid", type=float, default=0.6, metavar="SHARE", help=text)
+    text = "snow as if every elevation were always seen, from snow_cover_by_elevation.csv"
+    add("--standardise-elevation", action="store_true", help=text)
+    text = "seasons, as winter=12,1,2 or winter=dec,jan,feb; without it four, half a year later in the south"
+    add("--seasons", nargs="+", metavar="NAME=MONTHS", help=text)
+    text = "which seasons and hydrological year; auto: by the latitudes in weather.json"
+    add("--hemisphere", choices=("auto", "north", "south"), default="auto", help=text)
+    text = "days of weather up to a date that the regression and half of the verdicts go by"
+    add("--window-days", type=int, choices=(3, 7, 14, 30), default=30, help=text)
+    text = "weather to use, by Open-Meteo's names; without it temperatures, precipitation, snowfall, humidity"
+    add("--variables", nargs="+", metavar="NAME", help=text)
+    text = "of the regression: variables, or <variable>_<days>d; without it four over --window-days"
+    add("--predictors", nargs="+", metavar="NAME", help=text)
+    text = "snow in the regression: the fraction or count as it is, or the logit of the fraction"
+    add("--response-scale", choices=("as-is", "logit"), default="as-is", help=text)
+    text = "what errors of slopes are grouped by: years, sites, neither (hac: Newey-West; ols: classic); "
+    text += "auto chooses and says why"
+    add("--errors", choices=("auto", "year", "site", "hac", "ols"), default="auto", help=text)
+    text = "of whole years, for one more interval of the trend of snow"
+    add("--resamples", type=int, default=1000, metavar="N", help=text)
+    text = "scatters with snow on x and weather on y, as the original drew them"
+    add("--original-axes", action="store_true", help=text)
+    text = "snow lies where the fraction is this or more, for first and last snow"
+    add("--snow-season-fraction", type=float, default=0.5, metavar="F", help=text)
+    text = "smallest correlation that matters; a verdict says whether one could have been seen"
+    add("--worth-r", type=float, default=0.2, metavar="R", help=text)
+    text = "smallest trend of snow that matters, in %% of its mean a decade"
     add("--worth-trend-percent", type=float, default=10, metavar="P", help=text)
     return parser
 
@@ -416,12 +390,14 @@ def main(args) -> int:
     notes = [*tables.notes, *args.notes, *model["advice"]]
     for line in (*notes, *(row["in_words"] for row in answers)):
         runs.say(line)
-    climate_report.write(args, tables, rows, found, model, checks, tests, answers, sources, notes)
+    left_out = climate_report.write(args, tables, rows, found, model, checks, tests, answers, sources, notes)
+    for name, why in left_out.items():
+        runs.say(f"no figure {name}: {why}")
     about = {"rows": len(rows), "dates": rows["date"].nunique(), "sites": rows["site"].nunique()}
     about |= {"dropped": len(tables.faulty()), "tests": len(tests), "errors": args.errors}
     about |= {"response": tables.response, "source": tables.source}
     told = {row["claim"]: row["verdict"] for row in answers}
-    return run.finish(**about, verdicts=told, regression=model, notes=notes)
+    return run.finish(**about, verdicts=told, regression=model, notes=notes, left_out=left_out)
 
 
 if __name__ == "__main__":

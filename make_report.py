@@ -4,9 +4,9 @@
 
 In: a run folder, whose steps are folders with args.json or result.json, told apart by what is in them and not
 by their names. Out: report.html: the question and the verdicts with their intervals, then data, segmentation,
-activations, embeddings, climate, provenance. What is missing is named; random weights and simulated data are
-stamped on their figures. --out may be the run folder itself: this job writes report.html, args.json and
-result.json there and touches no step. --manuscript also writes the run as parts of a paper into a folder:
+maps, activations, embeddings, climate, provenance. What is missing is named; random weights and simulated
+data are stamped on their figures. --out may be the run folder itself: this job writes report.html, args.json
+and result.json there and touches no step. --manuscript also writes the run as parts of a paper into a folder:
 figures and tables at IEEE widths with captions, a methods section, manuscript.tex.
 """
 
@@ -19,7 +19,7 @@ from data_prep import report_run, runs
 from data_prep.runs import BadInput
 
 EXTRAS = ("jinja2", "plotly")  # of requirements-extra.txt
-SECTIONS = ("data", "segmentation", "activations", "embeddings", "climate", "provenance")
+SECTIONS = ("data", "segmentation", "maps", "activations", "embeddings", "climate", "provenance")
 LARGE = 15_000_000  # bytes of a page, above which a line says so
 
 
@@ -48,10 +48,11 @@ def check(args) -> list[Path]:
 
 def sections(run: dict) -> list[dict]:
     """All sections of the page, in its order."""
-    from data_prep import report_climate, report_networks, report_provenance, report_sections
+    from data_prep import report_climate, report_maps, report_networks, report_provenance, report_sections
 
-    makers = (report_sections.data, report_sections.segmentation, report_networks.activations)
-    makers += (report_networks.embeddings, report_climate.section, report_provenance.section)
+    makers = (report_sections.data, report_sections.segmentation, report_maps.section)
+    makers += (report_networks.activations, report_networks.embeddings, report_climate.section)
+    makers += (report_provenance.section,)
     found = []
     for make, name in zip(makers, SECTIONS, strict=True):
         try:
@@ -66,7 +67,9 @@ def sections(run: dict) -> list[dict]:
 def get_parser():
     flags = ("--data", "--out", "--config", "--overwrite", "--dry-run")
     parser = runs.get_parser(__doc__, *flags, data="a run folder")
-    parser.add_argument("--manuscript", type=Path, metavar="DIR", help="also write figures and LaTeX there")
+    parser.add_argument(
+        "--manuscript", type=Path, metavar="DIR", help="also write figures and LaTeX of a paper here"
+    )
     return parser
 
 
@@ -79,7 +82,8 @@ def main(args) -> int:
     found = report_run.read_run(args.data)
     if args.dry_run:
         runs.say(
-            f"{args.data}: {len(found['steps'])} steps: {', '.join(step['name'] for step in found['steps'])}"
+            f"{args.data}: {report_run.counted(len(found['steps']), 'step')}: "
+            f"{', '.join(step['name'] for step in found['steps'])}"
         )
         return runs.DONE
     from data_prep import report_page, report_verdicts
@@ -90,7 +94,8 @@ def main(args) -> int:
     runs.write_text(args.out / "report.html", page)
     size = len(page.encode())
     absent = [block["text"] for part in parts for block in part["blocks"] if block["kind"] == "missing"]
-    about = f"{size / 1e6:.1f} MB, {len(found['steps'])} steps, {len(absent)} parts missing"
+    counts = (report_run.counted(len(found["steps"]), "step"), report_run.counted(len(absent), "part"))
+    about = f"{size / 1e6:.1f} MB, {counts[0]}, {counts[1]} missing"
     runs.say(f"{args.out / 'report.html'}: {about}")
     if size > LARGE:
         runs.say("that is large for a page to send around; runs with fewer steps give smaller ones")

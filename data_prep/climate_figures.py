@@ -1,5 +1,6 @@
 """Figures of the climate analysis at paper width, each as PNG and PDF, from plain arrays and dicts."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,34 @@ def save(fig, path: Path) -> None:
     with pictures.atomic(pdf) as temporary:
         fig.savefig(temporary, format="pdf", metadata={"CreationDate": None})
     pictures.save(fig, Path(path).with_suffix(".png"), dpi=300)
+
+
+def titled(fig, text: str, size: float = 8) -> None:
+    """A title over the whole figure, broken so that it fits its width."""
+    letters = int(fig.get_figwidth() * 72 / (0.56 * size))
+    fig.suptitle(textwrap.fill(text, letters), fontsize=size)
+
+
+def by_date(axes, size: float = 6) -> None:
+    """Dates along x, short enough to stand side by side."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    places = AutoDateLocator(minticks=3, maxticks=7)
+    axes.xaxis.set_major_locator(places)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(places, show_offset=False))
+    axes.tick_params(axis="x", labelsize=size)
+
+
+def by_year(axes, years) -> None:
+    """Whole years along x; a single one fills the axis."""
+    years = np.asarray(years, float)
+    if len(years) and np.ptp(years) < 1:
+        first, last = np.floor(years.min()), np.ceil(years.max())
+        axes.set_xlim((first, last) if first < last else (first - 0.5, last + 0.5))
+        axes.set_xticks(np.unique([first, last]))
+        return
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.ticklabel_format(axis="x", useOffset=False)
 
 
 def some(count: int) -> np.ndarray:
@@ -69,20 +98,24 @@ def legend(fig, axes, columns: int = 6) -> None:
 def scatters(path: Path, rows: list[list[dict]], seasons: list[str], title: str) -> None:
     """A panel for each variable, one row of panels a treatment (raw above, deseasonalised below).
 
-    rows: lists of panels {x, y, season, xlabel, ylabel, title, [slope, intercept]}.
+    rows: lists of panels {x, y, season, xlabel, ylabel, title, [slope, intercept]}. Axes end where the points
+    do, not where a line does. A label that all panels of a row share stands at its first alone.
     """
     columns = len(rows[0])
     fig = pictures.figure(max(COLUMN, min(PAGE, 1.75 * columns)), 2.0 * len(rows) + 0.6)
-    fig.suptitle(title, fontsize=8)
+    titled(fig, title)
     for axes_row, panels in zip(fig.subplots(len(rows), columns, squeeze=False), rows, strict=True):
-        for axes, panel in zip(axes_row, panels, strict=True):
+        shared = len({panel["ylabel"] for panel in panels}) == 1
+        for number, (axes, panel) in enumerate(zip(axes_row, panels, strict=True)):
             dots(axes, panel["x"], panel["y"], panel["season"], seasons)
+            ends = axes.get_ylim()
             if panel.get("slope") is not None:
                 line(axes, panel["slope"], panel["intercept"], panel["x"])
-            axes.set_title(panel["title"], fontsize=4.5)
-            axes.set_xlabel(panel["xlabel"], fontsize=5.5)
-            axes.set_ylabel(panel["ylabel"], fontsize=5.5)
-            axes.tick_params(labelsize=5)
+            axes.set_ylim(ends)
+            axes.set_title(panel["title"], fontsize=5.2)
+            axes.set_xlabel(panel["xlabel"], fontsize=6)
+            axes.set_ylabel("" if shared and number else panel["ylabel"], fontsize=6)
+            axes.tick_params(labelsize=5.5, labelleft=number == 0 or not shared)
     legend(fig, fig.axes[0])
     save(fig, path)
 
@@ -95,6 +128,10 @@ def with_gaps(dates, values) -> tuple[np.ndarray, np.ndarray]:
 
 
 def over_time(path: Path, series: dict[str, tuple], lines: dict[str, tuple], ylabel: str, title: str) -> None:
+    save(draw_over_time(series, lines, ylabel, title), path)
+
+
+def draw_over_time(series: dict[str, tuple], lines: dict[str, tuple], ylabel: str, title: str):
     """Values against time, a line a site (broken at gaps); `lines`: label -> (dates, values, style)."""
     fig = pictures.figure(PAGE, 2.4)
     axes = fig.subplots()
@@ -111,19 +148,21 @@ def over_time(path: Path, series: dict[str, tuple], lines: dict[str, tuple], yla
     axes.set_ylabel(ylabel)
     axes.set_title(f"{title}; lines are broken where nothing was seen for over {GAP_DAYS} days", fontsize=7)
     tidy(axes)
+    by_date(axes, 7)
     axes.legend(fontsize=6, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    save(fig, path)
+    return fig
 
 
 def seasonal(path: Path, panels: list[dict], ylabel: str, title: str) -> None:
     """Snow against time, a panel a season, with its trend lines.
 
-    panels: {season, years (decimal), values, lines: [(label, slope a year, intercept, style)]}.
+    panels: {season, years (decimal), values, lines: [(label, slope a year, intercept, style)], note: why
+    there is no line}.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     fig = pictures.figure(PAGE, 2.0 * rows + 0.6)
-    fig.suptitle(title, fontsize=8)
+    titled(fig, title)
     grid = fig.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
@@ -141,10 +180,12 @@ def seasonal_panel(axes, panel: dict, number: int) -> None:
                  marker=marker, linewidths=0.3, alpha=0.5)  # fmt: skip
     for label, slope, intercept, style in panel["lines"]:
         line(axes, slope, intercept, panel["years"], label=label, **style)
+    if not panel["lines"] and panel.get("note"):
+        axes.plot([], [], linestyle="none", label=panel["note"])
     axes.set_title(panel["season"], fontsize=7)
     tidy(axes)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    if panel["lines"]:
+    by_year(axes, panel["years"])
+    if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=5.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.11))
 
 
@@ -152,35 +193,42 @@ def one_season(path: Path, panel: dict, number: int, ylabel: str, title: str) ->
     """The panel of one season as a figure of column width."""
     fig = pictures.figure(COLUMN, 2.4)
     axes = fig.subplots()
-    seasonal_panel(axes, panel, number)
+    seasonal_panel(axes, {**panel, "season": ""}, number)
     axes.set_ylabel(ylabel)
-    axes.set_title(title, fontsize=6.5)
+    titled(fig, title, 6.5)
     save(fig, path)
 
 
 def climatology(path: Path, months: dict[str, dict], anomalies: dict[str, tuple], title: str) -> None:
     """Mean by calendar month with its 10-90 % range (left), and monthly anomalies over time (right).
 
-    months: variable -> {label, month, mean, low, high}; anomalies: variable -> (decimal years, values).
+    months: variable -> {label, month, mean, low, high}; anomalies: variable -> (dates, values).
     """
     fig = pictures.figure(PAGE, 1.3 * len(months) + 0.5)
-    fig.suptitle(title, fontsize=8)
+    titled(fig, title)
     grid = fig.subplots(len(months), 2, squeeze=False, width_ratios=(1, 2), sharex="col")
     for (name, about), (left, right) in zip(months.items(), grid, strict=True):
         left.fill_between(about["month"], about["low"], about["high"], color=BAND, alpha=0.6, linewidth=0)
         left.plot(about["month"], about["mean"], "o-", color="#0072B2", markersize=2.5, linewidth=1)
         left.set_ylabel(about["label"], fontsize=6)
-        times, values = anomalies[name]
-        width = 0.9 / 12
-        right.bar(times, values, width, color=np.where(np.asarray(values) >= 0, "#D55E00", "#0072B2"))
+        dates, values = np.asarray(anomalies[name][0], "datetime64[D]"), np.asarray(anomalies[name][1])
+        right.bar(dates, values, 27, color=np.where(values >= 0, "#D55E00", "#0072B2"))
         right.axhline(0, color=LINE, linewidth=0.6)
         for axes in (left, right):
             axes.tick_params(labelsize=6)
             tidy(axes)
+        by_date(right)
+        scale = np.abs(about["mean"]).max()
+        if np.abs(values).max(initial=0) <= 1e-9 * scale:  # what rounding leaves of nothing
+            months_seen = dates.astype("datetime64[M]").astype(int) % 12
+            once = len(set(months_seen)) == len(dates)
+            why = "each month was seen in one year only" if once else "it is the same each year"
+            right.set(ylim=(-1, 1), yticks=[0])
+            right.text(0.5, 0.6, f"none: {why}", fontsize=6, ha="center", transform=right.transAxes)
     grid[0, 0].set_title("mean of each month; band: 10-90 %", fontsize=6.5)
     grid[0, 1].set_title("difference from the month's mean (orange above, blue below)", fontsize=6.5)
     grid[-1, 0].set(xlabel="month", xticks=(1, 4, 7, 10))
-    grid[-1, 1].set_xlabel("year")
+    grid[-1, 1].set_xlabel("date")
     save(fig, path)
 
 
@@ -191,7 +239,7 @@ def estimates(path: Path, panels: list[dict], title: str) -> None:
     """
     heights = [0.16 * len(p["lines"]) * (1 + 0.35 * len(p["methods"])) + 0.75 for p in panels]
     fig = pictures.figure(PAGE, sum(heights) + 0.5)
-    fig.suptitle(title, fontsize=8)
+    titled(fig, title)
     grid = fig.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, panel in zip(grid, panels, strict=True):
         forest(axes, panel)
@@ -250,7 +298,7 @@ def diagnostics(path: Path, fitted, residuals, acf, acf_limit: float, cooks, dat
     from scipy import stats
 
     fig = pictures.figure(PAGE, 4.9)
-    fig.suptitle(title, fontsize=8)
+    titled(fig, title)
     (a, b), (c, d) = fig.subplots(2, 2)
     shown = some(len(fitted))
     a.scatter(np.asarray(fitted)[shown], np.asarray(residuals)[shown], s=4, c="#0072B2", alpha=0.5)
@@ -275,9 +323,9 @@ def diagnostics(path: Path, fitted, residuals, acf, acf_limit: float, cooks, dat
         markersize=3,
     )
     d.set(xlabel="date", ylabel="Cook's distance")
-    d.tick_params(axis="x", labelsize=6)
     for axes in (a, b, c, d):
         tidy(axes)
+    by_date(d, 7)
     fig.supxlabel("\n".join(checks), fontsize=6.5)
     save(fig, path)
 
@@ -288,7 +336,7 @@ def snow_season(path: Path, frame: list[dict], title: str) -> None:
     frame: rows {site, hydrological_year, first_day, last_day, season_days}, days counted from its first day.
     """
     fig = pictures.figure(PAGE, 2.3)
-    fig.suptitle(title, fontsize=8)
+    titled(fig, title)
     sites = sorted({row["site"] for row in frame})
     labels = {"first_day": "first snow", "last_day": "last snow", "season_days": "length of season"}
     for axes, (column, label) in zip(fig.subplots(1, 3), labels.items(), strict=True):
@@ -306,6 +354,8 @@ def snow_season(path: Path, frame: list[dict], title: str) -> None:
         else:
             have = [y for y in years if known[y]]
             quartiles = np.array([np.percentile(known[y], (25, 50, 75)) for y in have]).reshape(-1, 3).T
+            if len(have) == 1:  # a band needs two years
+                axes.vlines(have, quartiles[0], quartiles[2], color=BAND, linewidth=4)
             axes.fill_between(have, quartiles[0], quartiles[2], color=BAND, alpha=0.6, linewidth=0)
             axes.plot(have, quartiles[1], "o-", color="#0072B2", markersize=3, linewidth=1)
             axes.set_title(
@@ -314,8 +364,8 @@ def snow_season(path: Path, frame: list[dict], title: str) -> None:
         start = "" if column == "season_days" else "\nfrom the year's start"
         axes.set_ylabel(f"{label}, days{start}", fontsize=7)
         axes.set_xlabel("hydrological year")
-        axes.xaxis.get_major_locator().set_params(integer=True)
         tidy(axes)
+        by_year(axes, years)
     if len(sites) <= 3:
         legend(fig, fig.axes[0], 3)
     save(fig, path)
@@ -329,7 +379,7 @@ def by_source(
     climatologies: source -> (months, mean snow); panels as in `estimates`, methods being the sources.
     """
     fig = pictures.figure(PAGE, 0.9 + 1.5 * len(panels))
-    fig.suptitle(title, fontsize=8)
+    titled(fig, title)
     left, right = fig.subfigures(1, 2, width_ratios=(1, 1.6))
     axes = left.subplots()
     for number, (name, (months, means)) in enumerate(climatologies.items()):

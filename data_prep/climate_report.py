@@ -41,8 +41,8 @@ DASHED = {"color": "#D55E00", "linewidth": 1.0, "linestyle": "--"}
 # ---- tables ------------------------------------------------------------------------------------------------
 
 
-def write(args, tables, rows, found, model, checks, tests, answers, sources, notes) -> None:
-    """Write every table and figure of the analysis into args.out."""
+def write(args, tables, rows, found, model, checks, tests, answers, sources, notes) -> dict[str, str]:
+    """Write every table and figure of the analysis into args.out; {figure: why it is left out}."""
     out = args.out
     told = {name: with_units(name, table, tables, args.response_scale) for name, table in found.items()}
     for name, table in told.items():
@@ -59,7 +59,7 @@ def write(args, tables, rows, found, model, checks, tests, answers, sources, not
     everything = {**told, "model": model, "tests": tests, "verdicts": answers, "notes": notes}
     everything |= {"units": tables.units, "gaps": tables.gaps, "snow_season": seasons}
     write_json(out / "results.json", everything)
-    draw(args, tables, rows, found, model, checks, seasons, sources)
+    return draw(args, tables, rows, found, model, checks, seasons, sources)
 
 
 def write_frame(path, frame: pd.DataFrame) -> None:
@@ -94,7 +94,8 @@ def snow_seasons(args, rows, tables, notes) -> list[dict]:
 # ---- figures -----------------------------------------------------------------------------------------------
 
 
-def draw(args, tables, rows, found, model, checks, seasons, sources) -> None:
+def draw(args, tables, rows, found, model, checks, seasons, sources) -> dict[str, str]:
+    """All figures; {name: why} of those that have nothing to show."""
     out, months = args.out, list(args.months)
     snow, end = snow_words(tables), origin(tables)
     shown = [name for name in ORIGINAL if name in tables.variables] or list(tables.variables)[:5]
@@ -105,9 +106,10 @@ def draw(args, tables, rows, found, model, checks, seasons, sources) -> None:
         temperature_figures(args, tables, rows, found["trends"])
     seasonal_figures(args, tables, rows, found["seasonal"])
     climatology_figure(out, tables, rows, shown)
-    trend_figure(out, tables, found)
-    draw_lags(out, tables, found, shown)
-    if checks is not None:
+    left_out = {"trends": trend_figure(out, tables, found), "lags": draw_lags(out, tables, found, shown)}
+    if checks is None:
+        left_out["diagnostics"] = model["not_offered"][args.errors]
+    else:
         limit = 1.96 / np.sqrt(len(checks["residuals"]))
         lines = [
             f"Durbin-Watson {figure_of(model['durbin_watson'])}, autocorrelation at one date "
@@ -124,8 +126,15 @@ def draw(args, tables, rows, found, model, checks, seasons, sources) -> None:
     if any(row["first_day"] is not None or row["snow_days"] is not None for row in seasons):
         what = f"snow on at least {args.snow_season_fraction:.0%} of the ground"
         climate_figures.snow_season(out / "snow_season", seasons, f"Snow season: {what}{end}")
+    else:
+        left_out["snow_season"] = "no year's first or last snow can be told from the dates there are"
+        if tables.response != "snow_fraction":
+            left_out["snow_season"] = "counts of pixels do not say how much of the ground is snow"
     if sources is not None:
         draw_sources(args, tables, sources)
+    else:
+        left_out["sources"] = "there are no two sources of snow cover to compare"
+    return {name: why for name, why in left_out.items() if why}
 
 
 def scatter_figures(args, tables, rows, table, shown, seasons) -> None:
@@ -137,7 +146,9 @@ def scatter_figures(args, tables, rows, table, shown, seasons) -> None:
         line_of = {r["variable"]: r for r in table if r["treatment"] == treatment and r["row"] == "row"}
         panels.append([panel(args, values, name, season, line_of[name], tables, treatment) for name in shown])
     what = f"A point is a {'site and date' if tables.named_sites else 'row: an unnamed place on a date'}"
-    title = f"{snow.capitalize()} against weather. {what}; least-squares lines{origin(tables)}"
+    lines = "weather on snow (p: of snow on weather)" if args.original_axes else "snow on weather"
+    lines += "" if tables.named_sites else "; verdicts go by means of dates, not by these rows"
+    title = f"{snow.capitalize()} against weather. {what}; least-squares lines of {lines}{origin(tables)}"
     climate_figures.scatters(args.out / "snow_vs_climate_scatter_with_regression", panels, seasons, title)
     bare = [
         [{**one, "slope": None, "title": words(name)} for one, name in zip(panels[0], shown, strict=True)]
@@ -147,6 +158,7 @@ def scatter_figures(args, tables, rows, table, shown, seasons) -> None:
 
 
 def panel(args, values, name, season, row, tables, treatment) -> dict:
+    """A scatter's points, the line through them and its figures; r and n are of the points that are drawn."""
     x, y = values[name].to_numpy(), values["snow"].to_numpy()
     label, snow = f"{words(name)} ({tables.units[name]})", snow_words(tables)
     if treatment == "deseasonalised":
@@ -154,12 +166,17 @@ def panel(args, values, name, season, row, tables, treatment) -> dict:
     if "why_not" in row:
         text, slope, intercept = f"{treatment}: {row['why_not']}", None, None
     else:
-        r = f"r {row['r']:.3f} [{row['r_low']:.2f}, {row['r_high']:.2f}], R2 {row['r2']:.2f}"
-        n = f"n {row['n']}, effective {figure_of(row['n_eff'])}"
-        unit = f"{snow_words(tables)} per {tables.units[name]}, p {row['p']:.2g}"
-        slopes = f"slope {between(row, 'slope', 'slope_low', 'slope_high')}\n{unit}"
-        text = f"{treatment}\n{r}\n{n}\n{slopes}"
-        slope, intercept = np.polyfit(y, x, 1) if args.original_axes else np.polyfit(x, y, 1)
+        p = "p < 0.001" if row["p"] < 0.001 else f"p {row['p']:.3f}"
+        r = f"r {row['r']:.3f} [{row['r_low']:.2f}, {row['r_high']:.2f}]"
+        if args.original_axes:
+            slope, intercept = np.polyfit(y, x, 1)
+            told, unit = figure_of(slope), f"{tables.units[name]} per {snow_words(tables).rstrip('s')}"
+        else:
+            slope, intercept = row["slope"], y.mean() - row["slope"] * x.mean()
+            told = between(row, "slope", "slope_low", "slope_high", 2)
+            unit = f"{snow_words(tables)} per {tables.units[name]}"
+        n = f"n {row['n']}\n{r}\nn eff {figure_of(row['n_eff'])}, {p}"
+        text = f"{treatment}, {n}\nslope {told}\n{unit}"
     if args.original_axes:
         x, y, label, snow = y, x, snow, label
     return {"x": x, "y": y, "season": season, "xlabel": label, "ylabel": snow, "title": text, "slope": slope,
@@ -183,18 +200,21 @@ def temperature_figures(args, tables, rows, table) -> None:
     label = f"{words(name)} ({tables.units[name]})"
     title = f"{words(name).capitalize()} over time, on dates of snow cover{end}"
     climate_figures.over_time(args.out / "max_temp_time", *lines_of(tables, rows, name), label, title)
-    yearly = rows.groupby(rows["date"].dt.year)[name].mean()
-    lines = []
+    over = "annual means over days" if tables.daily else "annual means over rows"
+    yearly = series.annual_means(series.of_days(tables.daily), name, True) if tables.daily else \
+        series.annual_means(rows, name)  # fmt: skip
+    lines, table = [], [row for row in table if row["series"] == name and row["season"] == over]
     for row in table:
-        known = row["series"] == name and "slope" in row
-        if known and row["season"] == "annual means over rows":
+        if "slope" in row:
             style = LINE if row["method"] == "least squares" else DASHED
             middle = yearly.mean() - row["slope"] / 10 * np.mean(yearly.index) if style is LINE else \
                 yearly.median() - row["slope"] / 10 * np.median(yearly.index)  # fmt: skip
             text = f"{row['method']}: {row['slope']:+.2g} {tables.units[name]} a decade, p {row['p']:.2g}"
             lines.append((text, row["slope"] / 10, middle, style))
     one = {"season": "", "years": yearly.index.to_numpy(float), "values": yearly.to_numpy(), "lines": lines}
-    title = f"Annual means of {words(name)} over rows, {len(yearly)} years{end}"
+    one["note"] = why_no_trend(table)
+    years = f"{len(yearly)} year{'s' * (len(yearly) != 1)}"
+    title = f"Annual means of {words(name)}, {over.rpartition('means ')[2]}, {years}{end}"
     climate_figures.one_season(args.out / "max_temp_regression", one, 0, label, title)
 
 
@@ -204,9 +224,9 @@ def seasonal_figures(args, tables, rows, table) -> None:
     for season in args.months:
         here = rows[named == season]
         years = here["date"].dt.year.to_numpy() + here["date"].dt.day_of_year.to_numpy() / 365.25
-        lines = []
-        for row in table:
-            if row["season"] != season or "slope" not in row:
+        lines, own = [], [row for row in table if row["season"] == season]
+        for row in own:
+            if "slope" not in row:
                 continue
             text = f"{figure_of(row['slope'])} a decade, p {row['p']:.2g}"
             if row["default"]:
@@ -217,9 +237,8 @@ def seasonal_figures(args, tables, rows, table) -> None:
                     (f"least squares over rows: {text}", row["slope"] / 10, row["intercept"], DASHED)
                 )
         if len(here):
-            panels.append(
-                {"season": season, "years": years, "values": here["snow"].to_numpy(), "lines": lines}
-            )
+            panels.append({"season": season, "years": years, "values": here["snow"].to_numpy(),
+                           "lines": lines, "note": why_no_trend(own)})  # fmt: skip
     if not panels:
         return
     title = f"{snow.capitalize()} by season{end}"
@@ -227,6 +246,11 @@ def seasonal_figures(args, tables, rows, table) -> None:
     for number, one in enumerate(panels):
         path = args.out / f"{one['season'][0].upper()}{one['season'][1:]}_regression_plot"
         climate_figures.one_season(path, one, number, snow, f"{snow.capitalize()}, {one['season']}{end}")
+
+
+def why_no_trend(rows) -> str:
+    """Why the first of these rows that has no slope has none, for a figure or in place of one."""
+    return next((f"no trend: {row['why_not']}" for row in rows if "why_not" in row), "")
 
 
 def climatology_figure(out, tables, rows, shown) -> None:
@@ -239,21 +263,22 @@ def climatology_figure(out, tables, rows, shown) -> None:
                        "high": grouped.quantile(0.9)}  # fmt: skip
         anomaly = series.anomalies(months, [name])[name]
         by_month = anomaly.groupby([months["year"], months["month"]]).mean()
-        times = [year + (month - 0.5) / 12 for year, month in by_month.index]
-        less[name] = times, by_month.to_numpy()
-    places = f"{rows['site'].nunique()} sites" if tables.named_sites else "all places"
+        dates = [np.datetime64(f"{year:04}-{month:02}-15") for year, month in by_month.index]
+        less[name] = dates, by_month.to_numpy()
+    count = rows["site"].nunique()
+    places = f"{count} site{'s' * (count != 1)}" if tables.named_sites else "all places"
     title = f"Monthly means of {places} and their anomalies{origin(tables)}"
     climate_figures.climatology(out / "climatology", about, less, title)
 
 
-def trend_figure(out, tables, found) -> None:
-    """Trend of snow by season and by method, with what could have been detected."""
+def trend_figure(out, tables, found) -> str:
+    """Trend of snow by season and by method, with what could have been detected; why there is no figure."""
     snow = snow_words(tables)
     default = [r for r in (*found["seasonal"], *found["trends"]) if r.get("default") and "slope" in r
                and r.get("series", "snow") == "snow"]  # fmt: skip
     others = [r for r in found["trends"] if r["series"] == "snow" and "slope" in r and not r["default"]]
     if not default:
-        return
+        return next(r["why_not"] for r in found["trends"] if r["series"] == "snow" and "why_not" in r)
     ends = [(r["slope"], r["slope_low"], r["slope_high"]) for r in default]
     reach = [(0.0, -r["detectable"], r["detectable"]) for r in default]
     panels = [{
@@ -268,9 +293,11 @@ def trend_figure(out, tables, found) -> None:
             "methods": {"trend": [(r["slope"], r["slope_low"], r["slope_high"]) for r in others]},
         })  # fmt: skip
     climate_figures.estimates(out / "trends", panels, f"Trend of {snow}{origin(tables)}")
+    return ""
 
 
-def draw_lags(out, tables, found, shown) -> None:
+def draw_lags(out, tables, found, shown) -> str:
+    """r of anomalies against the length of the window before the date; why there is no figure."""
     table = {}
     for row in (*found["associations"], *found["lags"]):
         base, _, days = row["variable"].rpartition("_")
@@ -280,9 +307,11 @@ def draw_lags(out, tables, found, shown) -> None:
         if lag and row["treatment"] == "deseasonalised" and "r" in row:
             table.setdefault(words(base), []).append((int(days[:-1]), row["r"], row["r_low"], row["r_high"]))
     table = {name: sorted(ends) for name, ends in table.items() if len(ends) > 1}
-    if table:
-        title = f"How long back the weather counts{origin(tables)}"
-        climate_figures.lags(out / "lags", table, title)
+    if not table:
+        return "no daily weather before the dates goes with snow" if tables.daily else (
+            "a single table holds no weather of the days before")  # fmt: skip
+    climate_figures.lags(out / "lags", table, f"How long back the weather counts{origin(tables)}")
+    return ""
 
 
 def draw_sources(args, tables, sources) -> None:

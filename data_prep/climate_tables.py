@@ -62,11 +62,13 @@ def read(
     data = Path(data)
     if not data.exists():
         raise BadInput(f"{data}: no such file or folder.")
-    if data.is_file() and "snow_pixel_count" in header(data):
-        if elevation_standardised or any(word is not None for word in (cover, weather, source, orbit)):
+    if data.is_file() and is_single(data):
+        given = {"--cover": cover, "--weather": weather, "--source": source, "--relative-orbit": orbit,
+                 "--standardise-elevation": elevation_standardised or None}  # fmt: skip
+        given = [flag for flag, value in given.items() if value is not None]
+        if given:
             raise BadInput(
-                f"{data}: a single table with snow_pixel_count; it has no use for cover, weather, source, "
-                "orbit or elevations."
+                f"{data}: a single table, which holds snow and weather itself; leave out {', '.join(given)}."
             )
         tables = read_single(data, variables, prefer, today)
     else:
@@ -76,6 +78,17 @@ def read(
         join(tables, snow, cover, *read_weather(weather, tables, variables, prefer, today))
     check_answerable(tables, data, min_dates)
     return tables
+
+
+def is_single(data: Path) -> bool:
+    """Whether a file is the original's table, or a snow_cover.csv; BadInput for what is neither."""
+    found, cover = header(data), ("site", "date", "valid_pixels", "snow_pixels")
+    if "snow_pixel_count" not in found and not {"valid_pixels", "snow_pixels"} & set(found):
+        raise BadInput(
+            f"{data}: no column snow_pixel_count; found {', '.join(found) or 'none'}; expected time, weather "
+            f"by Open-Meteo's daily names and snow_pixel_count, or a snow_cover.csv with {', '.join(cover)}."
+        )
+    return "snow_pixel_count" in found
 
 
 def places(data: Path, cover: Path | None, weather: Path | None) -> tuple[Path, Path]:
@@ -240,6 +253,7 @@ def join(
     variables = without_empty(tables, path, weather, variables)
     names = sorted(weather["site"].unique())
     unknown = ~snow["site"].isin(names)
+    refuse_strangers(cover, path, snow, weather, unknown)
     snow = leave_out(tables, cover, snow, unknown, "no weather of that site")
     days = weather[["site", "date", *variables]].assign(site=weather["site"].cat.set_categories(names))
     snow = snow.assign(site=snow["site"].cat.set_categories(names))
@@ -255,6 +269,24 @@ def join(
         )
     tables.places = {site: tables.places.get(site, {}) for site in tables.rows["site"].unique()}
     note_gaps(tables)
+
+
+def refuse_strangers(cover: Path, path: Path, snow: pd.DataFrame, weather: pd.DataFrame, unknown) -> None:
+    """BadInput where the two tables have no site, or no span of time, in common."""
+    if snow.empty or weather.empty:
+        return
+    if unknown.all():
+        has, lacks = (", ".join(map(str, list(dict.fromkeys(t["site"]))[:4])) for t in (weather, snow))
+        raise BadInput(
+            f"{path}: has weather of {has}, but {cover} has snow of {lacks}; name the sites alike in both."
+        )
+    spans = [(t["date"].min(), t["date"].max()) for t in (snow, weather)]
+    if spans[0][0] > spans[1][1] or spans[0][1] < spans[1][0]:
+        of_snow, of_weather = (f"{first:%Y-%m-%d} to {last:%Y-%m-%d}" for first, last in spans)
+        raise BadInput(
+            f"{path}: has weather of {of_weather}, but {cover} has snow of {of_snow}; bring weather of the "
+            "snow's dates."
+        )
 
 
 def snow_of(table: pd.DataFrame) -> pd.DataFrame:

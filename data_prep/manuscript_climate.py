@@ -1,6 +1,6 @@
 """Figures of a manuscript on climate: associations with weather, and trends by season."""
 
-from data_prep.climate_figures import COLUMN
+from data_prep.climate_figures import COLUMN, tidy
 from data_prep.manuscript_draw import MOST_LINES, Nothing, bars, begin, cut, looks, rows_down, triple
 from data_prep.manuscript_latex import caption_of
 from data_prep.manuscript_steps import first, series_name
@@ -44,7 +44,10 @@ def trends(run: dict) -> dict:
         methods[row.get("method")] = methods.get(row.get("method"), False) or row.get("default") == "True"
     told = [row for by in seasons.values() for row in by.values() if number(row, "slope") is not None]
     if not told:
-        raise Nothing("no finished step of climate_analysis.py has a trend in any season")
+        why = next(
+            (f": {r['why_not']}" for by in seasons.values() for r in by.values() if r.get("why_not")), ""
+        )
+        raise Nothing(f"no finished step of climate_analysis.py has a trend in any season{why}")
     main = next((name for name, default in methods.items() if default), None)
     methods = [
         name
@@ -60,12 +63,14 @@ def trends(run: dict) -> dict:
         look = look if method == main else {**look, "markerfacecolor": "white"}
         shift = (k - (len(methods) - 1) / 2) * 0.7 / len(methods)
         rows = [by.get(method, {}) for by in seasons.values()]
-        name = method if len(method) <= 52 else method.partition(",")[0]
+        name = method.removesuffix(", named for the year they end in")
+        name = name if len(name) <= 52 else name.partition(",")[0]
         bars(axes, [y + shift for y in range(len(seasons))], rows, triple("slope"), look, name)
     untold = {
         name: by[main].get("why_not") for name, by in seasons.items() if main in by and main not in methods
     }
     rows_down(axes, [str(name) for name in seasons], range(1, len(seasons)))
+    tidy(axes, "x")
     axes.set_xlabel(f"trend, {told[0].get('unit') or 'a decade'}")
     handles, names = axes.get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", ncol=1)

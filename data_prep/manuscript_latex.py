@@ -102,7 +102,7 @@ def cell(value) -> Tex:
     if isinstance(value, Tex):
         return value
     words = str(value)
-    return escape(words if len(words) <= MOST_TEXT // 8 else words[: MOST_TEXT // 8] + "…")
+    return escape(words if len(words) <= MOST_TEXT // 5 else words[: MOST_TEXT // 5] + "…")
 
 
 def shown(tex: str) -> int:

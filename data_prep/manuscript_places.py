@@ -49,16 +49,16 @@ def sites(run: dict) -> dict:
 
 
 def scale_bar(axes, squeeze: float, wide: float) -> None:
-    """A round length of at most a third of the map, in its lower left corner."""
+    """A round length of at most a third of the map, above its upper left corner, where no site lies."""
     kilometres = wide * 111.2 / 3  # of a degree of latitude
     unit = 10.0 ** math.floor(math.log10(kilometres))
     length = max(unit * m for m in (1, 2, 5) if unit * m <= kilometres)
-    x, y = (axes.get_xlim()[0], axes.get_ylim()[0])
+    x, along = axes.get_xlim()[0], axes.get_xaxis_transform()  # degrees along, share of the axes up
     end = x + length / (111.2 * squeeze)
-    axes.plot([x, end], [y, y], color="#000000", linewidth=2, solid_capstyle="butt")
-    axes.annotate(
-        f"{length:g} km", ((x + end) / 2, y), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL
-    )
+    axes.plot([x, end], [1.03] * 2, color="#000000", linewidth=2, solid_capstyle="butt", transform=along,
+              clip_on=False)  # fmt: skip
+    words = {"xycoords": along, "textcoords": "offset points", "va": "center", "fontsize": SMALL}
+    axes.annotate(f"{length:g} km", (end, 1.03), (4, 0), annotation_clip=False, **words)
 
 
 def chips(run: dict) -> dict:

@@ -9,6 +9,7 @@ from data_prep.runs import atomic
 SNOW_COLOUR, BARE_COLOUR, NO_DATA_COLOUR = (86, 180, 233), (120, 94, 60), (190, 190, 190)
 MISSED_SNOW, FALSE_SNOW = (240, 228, 66), (213, 94, 0)
 LOG_TICKS = "{x:g}"  # matplotlib's own are mathematics, which figure() turns off
+KINDS = {"sar": "radar", "rgb": "RGB"}
 MASK_KEY = {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, "no data": NO_DATA_COLOUR}
 
 
@@ -74,7 +75,14 @@ def contact_sheet(path: Path, panels: list[dict], title: str, columns: int = 3) 
             axes.set(xticks=[], yticks=[])
             image = panel.get(kind)
             if image is None:
-                axes.text(0.5, 0.5, f"no {kind}", ha="center", va="center", transform=axes.transAxes)
+                axes.text(
+                    0.5,
+                    0.5,
+                    f"no {KINDS.get(kind, kind)}",
+                    ha="center",
+                    va="center",
+                    transform=axes.transAxes,
+                )
             else:
                 axes.imshow(
                     mask_colours(image) if kind == "mask" else image,
@@ -147,7 +155,7 @@ def training_curves(path: Path, epochs: list[dict], title: str) -> None:
         score.text(
             0.5,
             0.5,
-            "validation has one class only:\nno score",
+            "validation has\none class only:\nno score",
             ha="center",
             va="center",
             transform=score.transAxes,
@@ -210,6 +218,8 @@ def probability_histogram(
         label="model",
     )
     right.set(xlabel="mean predicted probability", ylabel="share that is snow", xlim=(0, 1), ylim=(0, 1))
+    if not (np.sum(snow) and np.sum(snow_free)):
+        right.text(0.5, 0.5, "one class only:\nnothing to calibrate by", ha="center", backgroundcolor="white")
     right.legend(frameon=False, fontsize=7)
     save(fig, path)
 

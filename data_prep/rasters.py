@@ -108,8 +108,9 @@ def open_header(path: Path) -> Raster:
 def need_bands(raster: Raster, bands: tuple[str, ...]) -> None:
     missing = [name for name in bands if name not in raster.bands]
     if missing:
+        there = ", ".join(filter(None, raster.bands)) or "none"
         raise BadInput(
-            f"{raster.path}: band {', '.join(missing)} not found among {', '.join(raster.bands) or 'none'}; "
+            f"{raster.path}: band {', '.join(missing)} not found among {there}; "
             "bands are found by description (rasterio's descriptions, gdal_translate -colorinterp aside)."
         )
 

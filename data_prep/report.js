@@ -38,7 +38,6 @@ const views = {
     let chip = 0, layer = 0;
     const both = make("div", "box", box), left = make("div", "left", both), side = make("div", "side", both);
     const large = make("img", "large", left);
-    large.decoding = "async";
     const which = range(side, "Chip:", items.length, value => { chip = value; draw(); });
     const what = range(side, "Picture:", layers.length, value => { layer = value; draw(); });
     const about = make("p", "about quiet", side);
@@ -94,13 +93,17 @@ const views = {
           line: {color: colours[k], width: 1, dash: dashes[k]}, marker: {size: 5, symbol: symbols[k]}});
       });
       const [x, y] = columns(site.weather);
-      all.push({x, y, name: plain(data.weather), type: "scatter", mode: "lines", line: {color: "#777", width: 1.5}});
+      if (data.weather) all.push({x, y, name: plain(data.weather), type: "scatter", mode: "lines", line: {color: "#777", width: 1.5}});
       const narrow = plot.clientWidth < 560;
+      const times = all.flatMap(one => one.x).map(day => Date.parse(day)).filter(Number.isFinite);
+      const days = times.length ? (Math.max(...times) - Math.min(...times)) / 864e5 : 0;
+      const short = days < 14 ? {dtick: 864e5 * Math.max(1, Math.ceil(days / 6)), tickformat: "%Y-%m-%d"} : {};
       return Plotly.react(plot, all, {
         margin: {l: 58, r: 12, t: 8, b: 40}, legend: {orientation: "h", y: 1.02, yanchor: "bottom"},
-        hovermode: "x unified", font: {size: narrow ? 10 : 12}, xaxis: {title: {text: "date"}, type: "date", anchor: "y"},
-        yaxis: {domain: [0, 0.36], title: {text: plain(data.weather + (data.unit ? " (" + data.unit + ")" : "")), font: {size: 11}}},
-        yaxis2: {domain: [0.44, 1], title: {text: plain(data.response), font: {size: 11}}, rangemode: "tozero"},
+        hovermode: "x unified", font: {size: narrow ? 10 : 12}, showlegend: true,
+        xaxis: {title: {text: "date"}, type: "date", anchor: data.weather ? "y" : "y2", ...short},
+        yaxis: {visible: Boolean(data.weather), domain: [0, 0.36], title: {text: plain(data.weather + (data.unit ? " (" + data.unit + ")" : "")), font: {size: 11}}},
+        yaxis2: {domain: [data.weather ? 0.44 : 0, 1], title: {text: plain(data.response), font: {size: 11}}, rangemode: "tozero"},
       }, {displaylogo: false, responsive: true});
     }
     select.addEventListener("change", draw);
@@ -126,6 +129,24 @@ async function open(view) {
     view.querySelector(".failed").textContent = "This browser cannot draw the interactive figure; the static one stands in its place.";
   }
 }
+
+/* Tables and pictures that go on beyond their box say so, below it and by a shadow at its edge. */
+function sayMore(box) {
+  const below = box.scrollHeight > box.clientHeight + 2, right = box.scrollWidth > box.clientWidth + 2;
+  const words = box.nextElementSibling;
+  if (words && words.classList.contains("more")) {
+    const rows = below ? words.dataset.rows + " rows; scroll in the table for those below. " : "";
+    words.textContent = rows + (right ? "It goes on to the right: scroll sideways." : "");
+  }
+  const shade = () => {
+    box.classList.toggle("below", box.scrollTop + box.clientHeight < box.scrollHeight - 2);
+    box.classList.toggle("right", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+  };
+  box.onscroll = shade;
+  shade();
+}
+const sizes = new ResizeObserver(found => found.forEach(one => sayMore(one.target)));
+document.querySelectorAll(".scroll").forEach(box => sizes.observe(box));
 
 const near = new IntersectionObserver(found => {
   for (const one of found) if (one.isIntersecting) open(one.target);

@@ -1,6 +1,7 @@
 """The parts a report is made of, as plain dicts that its template draws: words, tables, figures, gaps."""
 
 import math
+import re
 from pathlib import Path
 
 from data_prep import report_images
@@ -18,7 +19,8 @@ def text(words: str) -> dict:
 TITLES = {
     "curate": "Curation", "split": "Split", "train": "Training of the U-Net", "score": "Scores of the U-Net",
     "judge": "Methods on the same pixels", "sam": "Segment Anything", "probe": "Activations",
-    "climate": "Climate", "pairs": "Training of a model of pairs", "embed": "Two clouds of embeddings",
+    "map": "Snow maps", "cover": "Snow cover", "climate": "Climate",
+    "pairs": "Training of a model of pairs", "embed": "Two clouds of embeddings",
 }  # fmt: skip
 
 
@@ -46,11 +48,15 @@ def stamps(step: dict) -> list[str]:
 
 
 def table(
-    caption: str, columns: list[str], rows: list[list], step: dict | None = None, note: str = ""
+    caption: str, columns: list[str], rows: list[list], step: dict | None = None, note="", file: str = ""
 ) -> dict:
-    """A table; the first cell of a row is its header. Rows beyond MOST_ROWS are counted, not shown."""
+    """A table; the first cell of a row is its header. Rows beyond MOST_ROWS are counted, not shown.
+
+    file: of the step, which holds all of them.
+    """
     if len(rows) > MOST_ROWS:
-        note = f"The first {MOST_ROWS} of {len(rows):,} rows are shown. {note}".strip()
+        where = f"; all are in {step['name']}/{file}" if step and file else ""
+        note = f"The first {MOST_ROWS} of {len(rows):,} rows are shown{where}. {note}".strip()
     cells = [[cell_text(cell) for cell in row] for row in rows[:MOST_ROWS]]
     return {
         "kind": "table", "caption": caption, "columns": columns, "rows": cells, "note": note,
@@ -60,6 +66,7 @@ def table(
 
 def cell_text(cell) -> str:
     words = cell if isinstance(cell, str) else "–" if cell is None else str(cell)
+    words = re.sub(r"(?<=\de)-(?=\d)", "−", words)  # at which a line is not broken
     return words if len(words) <= MOST_TEXT else words[:MOST_TEXT] + "…"
 
 

@@ -15,11 +15,13 @@ from data_prep.report_blocks import (
     text,
     unfinished,
 )
-from data_prep.report_run import number, of_kind, part, rows_of
+from data_prep.report_maps import thin
+from data_prep.report_run import counted, number, of_kind, part, rows_of
 
-MOST_SITES, MOST_DATES = 40, 600  # of the series that can be browsed
+MOST_SITES = 40  # of the series that can be browsed
 FIGURES = {
     "seasonal_regression_plots.png": "Snow over the years, by season, with the trend where there is one",
+    "trends.png": "Trend of snow by season, and by other methods, with what could have been seen",
     "climatology.png": "The mean year of snow and weather, and the anomalies from it",
     "lags.png": "Association of snow with weather of the days before it, by length of the window",
     "snow_vs_climate_scatter_with_regression.png": "Snow against weather: raw, and with the season taken out",
@@ -39,7 +41,11 @@ def section(run: dict) -> dict:
             blocks.append(unfinished(step))
         blocks += [verdicts(step), series(step, run), *associations(step), trends(step), regression(step)]
         blocks.append(diagnostics(step))
-        blocks += [figure(step, name, caption + ".") for name, caption in FIGURES.items()]
+        why = part(step["result"], "left_out")
+        for name, caption in FIGURES.items():
+            reason = why.get(name.removesuffix(".png"))
+            blocks.append(text(f"No figure of this: {caption[:1].lower()}{caption[1:]}; {str(reason)[:300]}.")
+                          if reason else figure(step, name, caption + "."))  # fmt: skip
         notes = step["result"].get("notes")
         if isinstance(notes, list) and notes:
             blocks.append(text("Notes of the job: " + " ".join(str(note)[:300] for note in notes[:12])))
@@ -81,7 +87,9 @@ def verdicts(step: dict) -> dict:
     ]
     columns = ["claim", "verdict", "estimate [95 %]", "unit", "p, corrected", "smallest that would show", "n"]
     note = "p is corrected for all claims together; the smallest effect would show with 80 % power."
-    return table("Verdicts on what was claimed of snow and climate", columns, cells, step, note)
+    return table(
+        "Verdicts on what was claimed of snow and climate", columns, cells, step, note, "verdicts.csv"
+    )
 
 
 # ---- series ------------------------------------------------------------------------------------------------
@@ -122,12 +130,12 @@ def series(step: dict, run: dict) -> dict:
         data["sites"][site] = {"snow": snow, "weather": [[row["date"], number(row, weather)] for row in mine]}
     response = step["result"].get("response") or "snow_fraction"
     data["response"] = "share of valid pixels that are snow" if response == "snow_fraction" else "snow pixels"
-    counted = f"{len(kept)} of {len(sites)} sites" if len(kept) < len(sites) else f"all {len(sites)} sites"
-    counted = counted if not least else f"{len(kept)} of {least}{len(sites)} sites"
+    some_of = f"{len(kept)} of {least}" if least or len(kept) < len(sites) else ""
+    which = f"choose one of {some_of}{counted(len(sites), 'site')}"
     total = f"{len(joined):,} or more" if whole["total"] is None else f"{whole['total']:,}"
     caption = (
         f"Snow cover ({data['response']}) and {data['weather']} ({data['unit'] or 'unit not stated'}) over "
-        f"time; choose one of {counted}. n = {total} dates and places; {step['data']}."
+        f"time; {which}. n = {total} dates and places; {step['data']}."
     )
     fallback = figure(step, "snow_pixels_over_time.png", "Snow over time, as the job drew it.")
     return {"kind": "series", "caption": caption, "data": data, "stamps": stamps(step), "fallback": fallback}
@@ -147,10 +155,6 @@ def unit_of(name: str) -> str:
     return ""
 
 
-def thin(rows: list[dict]) -> list[dict]:
-    return rows[:: -(-len(rows) // MOST_DATES)] if rows else []
-
-
 def monthly(step: dict, weather: str) -> dict | None:
     """Means of all sites' observed days in each month, of the same variable as the sites' series."""
     months = {}
@@ -162,7 +166,7 @@ def monthly(step: dict, weather: str) -> dict | None:
         values = {
             m: [v for row in rows if (v := number(row, name)) is not None] for m, rows in months.items()
         }
-        return [[m, sum(v) / len(v) if v else None] for m, v in sorted(values.items())][:MOST_DATES]
+        return thin([[m, sum(v) / len(v) if v else None] for m, v in sorted(values.items())])
 
     return {"snow": {"mean of sites": mean("snow")}, "weather": mean(weather)} if months else None
 
@@ -195,9 +199,9 @@ def associations(step: dict) -> list[dict]:
         "r, raw [95 %]",
         "slope, raw [95 %]",
         "p, raw",
-        "r, deseasonalised [95 %]",
-        "slope, deseasonalised [95 %]",
-        "p, deseasonalised",
+        "r, deseason\u00adalised [95 %]",
+        "slope, deseason\u00adalised [95 %]",
+        "p, deseason\u00adalised",
         "unit of slopes",
         "n",
     ]
@@ -205,7 +209,7 @@ def associations(step: dict) -> list[dict]:
         "Raw series share the season: what they have in common says little. Deseasonalised ones are what is "
         "left when each month's mean is taken off. p is corrected for all tests."
     )
-    return [table("Snow and weather, raw and deseasonalised", columns, cells, step, note)]
+    return [table("Snow and weather, raw and deseasonalised", columns, cells, step, note, "associations.csv")]
 
 
 def trends(step: dict) -> dict:
@@ -239,7 +243,8 @@ def trends(step: dict) -> dict:
         "why there is none",
     ]
     note = "First the method the verdicts go by; then others that give a slope, to compare with other work."
-    return table("Trends, of the whole year and of seasons", columns, cells, step, note)
+    files = "trends.csv and seasonal.csv"
+    return table("Trends, of the whole year and of seasons", columns, cells, step, note, files)
 
 
 def regression(step: dict) -> dict:
@@ -269,7 +274,8 @@ def regression(step: dict) -> dict:
         "partial R²",
         "VIF",
     ]
-    return table("Regression of deseasonalised snow on all predictors together", columns, cells, step)
+    title = "Regression of deseasonalised snow on all predictors together"
+    return table(title, columns, cells, step, file="regression.csv")
 
 
 def diagnostics(step: dict) -> dict:

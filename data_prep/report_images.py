@@ -46,11 +46,27 @@ def open_picture(source) -> Image.Image:
         raise NoPicture(f"is not a readable picture ({' '.join(str(error).split())[-120:]})") from None
 
 
-def figure(path: Path) -> dict:
-    """{"src", "width", "height"} of a figure's file, made smaller; NoPicture says why not."""
-    image = open_picture(path)
-    image.thumbnail((WIDTH, TALLEST), Image.Resampling.LANCZOS)
+def figure(source, width: int = WIDTH) -> dict:
+    """{"src", "width", "height"} of a figure's file or stream, made smaller; NoPicture says why not."""
+    image = open_picture(source)
+    image.thumbnail((width, TALLEST), Image.Resampling.LANCZOS)
     return {"src": data_uri(image, 82), "width": image.width, "height": image.height}
+
+
+def drawn(fig) -> dict:
+    """The same of a matplotlib figure, which is closed."""
+    import matplotlib.pyplot as plt
+
+    stream = io.BytesIO()
+    fig.savefig(stream, dpi=200, format="png")
+    plt.close(fig)
+    return figure(stream)
+
+
+def small(array: np.ndarray, quality: int | None) -> dict:
+    """The same of uint8 (H, W, 3) as it is; quality None: lossless."""
+    image = Image.fromarray(array)
+    return {"src": data_uri(image, quality), "width": image.width, "height": image.height}
 
 
 def small_uri(uri) -> str | None:

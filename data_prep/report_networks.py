@@ -65,7 +65,14 @@ def activations(run: dict) -> dict:
         ]
         note = "AUC: the best channel, chosen on other sites; 0.5 is chance. Random weights are the floor."
         blocks.append(
-            table(f"{step['name']}: what each layer tells of snow; {step['data']}", columns, rows, step, note)
+            table(
+                f"{step['name']}: what each layer tells of snow; {step['data']}",
+                columns,
+                rows,
+                step,
+                note,
+                "layers.csv",
+            )
             if rows
             else missing(f"{step['name']}/layers.csv is not there or holds no row.")
         )
@@ -190,7 +197,7 @@ def gap(step: dict) -> dict:
             {"raw": "nothing"}.get(row.get("treatment"), row.get("treatment")),
             *(
                 scores_of(row, key)
-                if number(row, key) and abs(number(row, key)) < 100
+                if abs(number(row, key) or 0) < 100
                 else general(*(number(row, f"{key}{end}") for end in ("", "_low", "_high")))
                 for key in keys
             ),
@@ -200,7 +207,7 @@ def gap(step: dict) -> dict:
     columns = [*gap_tables.SHOWN[:8], *gap_tables.SHOWN[10:]]
     note = (
         "Left of the distance: squared distance of pairs over that of strangers. Probe: accuracy of a linear "
-        f"probe for the modality, 0.5 cannot tell. {step['result'].get('judged') or ''}."
+        f"probe for the modality, 0.5 cannot tell. {str(step['result'].get('judged') or '').capitalize()}."
     )
     return table(
         f"{step['name']}: the modality gap, before and after a shift and a rotation",
@@ -208,4 +215,5 @@ def gap(step: dict) -> dict:
         cells,
         step,
         note,
+        "modality_gap.csv",
     )

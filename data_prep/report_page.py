@@ -20,10 +20,8 @@ def number(sections: list[dict]) -> None:
     counts = {"Figure": 0, "Table": 0}
     for section in sections:
         for block in section["blocks"]:
-            kind = {"table": "Table", "funnel": "Table", "figure": "Figure", "map": "Figure"}.get(
-                block["kind"]
-            )
-            kind = "Figure" if block["kind"] in VIEWS else kind
+            kind = {"table": "Table", "funnel": "Table"}.get(block["kind"])
+            kind = "Figure" if block["kind"] in ("figure", "map", "gallery", *VIEWS) else kind
             if kind:
                 counts[kind] += 1
                 block["number"] = counts[kind]
@@ -67,7 +65,8 @@ def render(name: str, verdicts: list[dict], sections: list[dict]) -> str:
         "from drawn scenes.",
         "random weights": "“Random weights”: the network was not trained; such figures check the plumbing.",
     }
-    key = {**pictures.MASK_KEY, "snow missed": pictures.MISSED_SNOW, "marked, no snow": pictures.FALSE_SNOW}
+    errors = {"snow missed": pictures.MISSED_SNOW, "marked, no snow": pictures.FALSE_SNOW}
+    key = {"chips": {**pictures.MASK_KEY, **errors}, "gallery": pictures.MASK_KEY}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -76,7 +75,7 @@ def render(name: str, verdicts: list[dict], sections: list[dict]) -> str:
     )
     page = environment.get_template("report.html.j2").render(
         name=name, question=report_verdicts.QUESTION, verdicts=verdicts, sections=sections, policy=policy,
-        style=Markup(style), script=Markup(script), plotly=Markup(plotly), mask_key=key,
+        style=Markup(style), script=Markup(script), plotly=Markup(plotly), keys=key,
         stamp_note=" ".join(words for stamp, words in note.items() if stamp in stamps),
         commit=(runs.git_commit() or "unknown")[:13],
     )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_prep import report_run
 from data_prep.report_blocks import missing, short, table, text
-from data_prep.report_run import number, part
+from data_prep.report_run import counted, number, part
 
 
 def section(run: dict) -> dict:
@@ -30,7 +30,7 @@ def section(run: dict) -> dict:
     blocks = [
         text(
             "Commit of the code: "
-            + "; ".join(f"{name} ({count} steps)" for name, count in commits.most_common(6))
+            + "; ".join(f"{name} ({counted(count, 'step')})" for name, count in commits.most_common(6))
             + ". A + behind it: tracked files had been changed."
         )
     ]
@@ -91,7 +91,10 @@ def sources(run: dict) -> list[list]:
                 sites[
                     str(about.get("source") or "not stated"), str(about.get("licence") or "not stated")
                 ] += 1
-        found += [[f"scenes of {count} sites", step["name"], *about] for about, count in sites.most_common(8)]
+        found += [
+            [f"scenes of {counted(count, 'site')}", step["name"], *about]
+            for about, count in sites.most_common(8)
+        ]
         card = folder / "DATASET_CARD.md"
         if step["kind"] == "curate" and card.is_file() and card.stat().st_size < 1 << 20:
             lines = card.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -177,6 +177,11 @@ def number(row: dict, name: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def counted(count, name: str) -> str:
+    """A count and what is counted: "1 site", "2,000 sites"."""
+    return f"{count:,.0f} {name}{'s' * (count != 1)}"
+
+
 def part(value, *names) -> dict:
     """The dict at value[names[0]][names[1]]..., {} where something on the way is no dict."""
     for name in names:
@@ -304,7 +309,7 @@ def made_from(step: dict, by_name: dict) -> str:
     back = [step, *(by_name[name] for name in ancestors(step, by_name, "read"))]
     if step["kind"] in ("map", "cover", "climate", "cover_export"):  # of scenes, whose triplets are a part
         scenes = next((number(s["result"], "scenes") for s in back if s["kind"] == "map"), None)
-        count = f"{scenes:,.0f} {kind}scene dates" if scenes is not None else f"{kind}data"
+        count = counted(scenes, f"{kind}scene date") if scenes is not None else f"{kind}data"
         return count if kind else f"{count} from outside the run folder" if scenes is not None else "data"
     source = triplets_step(step, by_name)
     if source is None:
@@ -313,4 +318,5 @@ def made_from(step: dict, by_name: dict) -> str:
     sites = len({row.get("site") for row in table["rows"]})
     count = len(table["rows"]) if table["total"] is None else table["total"]
     more = "at least " if count > len(table["rows"]) else ""
-    return f"{count:,} {kind or 'real '}triplets of {more}{sites:,} sites"
+    name = f"{kind or 'real '}triplet"
+    return f"{counted(count, name)} of {more}{counted(sites, 'site')}"

@@ -13,7 +13,7 @@ from data_prep.report_blocks import (
     text,
     unfinished,
 )
-from data_prep.report_run import number, of_kind, part, rows_of
+from data_prep.report_run import counted, number, of_kind, part, rows_of
 from data_prep.report_verdicts import about_net, flat_scores, scores_of, target_of
 
 CHIPS = (24, 12)  # of the first scoring, and of each further one
@@ -69,7 +69,8 @@ def data(run: dict) -> dict:
             "snow share",
         ]
         shared = step["result"].get("shares_ground")
-        note = f"Split by {step['result'].get('by')}. " + (
+        by = step["result"].get("by")
+        note = (f"Split by {by}. " if by else "") + (
             "No piece of ground is in two splits."
             if shared is False
             else "Splits share ground."
@@ -115,7 +116,7 @@ def maps(run: dict) -> list[dict]:
                     "kind": "map",
                     "map": drawn,
                     "stamps": ["simulated data"] if simulated else [],
-                    "caption": f"Where the {len(places):,} {name}sites lie{more}; WGS84, in degrees.",
+                    "caption": f"Map of {counted(len(places), f'{name}site')}{more}; WGS84, in degrees.",
                 }
             )
     return blocks or [missing("No triplets.csv with latitudes and longitudes: no map of the sites.")]
@@ -155,6 +156,8 @@ def funnel(step: dict) -> dict:
     return {
         "kind": "funnel",
         "rows": rows[:40],
+        "columns": ["rule", "candidates", "share of all", "what it means"],
+        "note": "",
         "stamps": stamps(step),
         "caption": f"{step['name']}: the funnel of curation, in candidates",
     }
@@ -187,7 +190,7 @@ def segmentation(run: dict) -> dict:
     judged = of_kind(run, "judge")
     for step in some(judged, blocks):
         blocks += [heading(step), scores(step, rows_of(step, "scores")), *differences(step)]
-        blocks.append(figure(step, "strata.png", "Scores by stratum, with 95 % intervals over sites."))
+        blocks.append(strata(step, "Scores by stratum, with 95 % intervals over sites."))
         blocks += [
             figure(step, path.name, f"Probabilities of {path.stem[10:]}: by class, and calibration.")
             for path in sorted(step["folder"].glob("histogram_*.png"))[:2]
@@ -209,9 +212,7 @@ def segmentation(run: dict) -> dict:
             ),
         ]
         blocks += [scores(step, rows_of(step, "scores")), *differences(step)]
-        blocks.append(
-            figure(step, "strata.png", "Scores of each prompt by stratum, with 95 % intervals over sites.")
-        )
+        blocks.append(strata(step, "Scores of each prompt by stratum, with 95 % intervals over sites."))
         for name in ("overlays_unet-box.png", "overlays_oracle-box.png"):
             if (step["folder"] / name).is_file():
                 blocks.append(
@@ -231,13 +232,25 @@ def segmentation(run: dict) -> dict:
     return {"id": "segmentation", "title": "Segmentation", "blocks": blocks}
 
 
+def strata(step: dict, caption: str) -> dict:
+    """The figure of scores by stratum, where any stratum has a score."""
+    rows = rows_of(step, "strata")
+    if rows and not any(number(row, name) is not None for row in rows for name in SCORES[:3]):
+        return text(f"{step['name']}: no figure of strata, for no stratum has a score.")
+    return figure(step, "strata.png", caption)
+
+
 def about_training(net: dict) -> str:
     best, bands = part(net, "best"), part(net, "contract").get("bands")
     bands = ", ".join(map(str, bands)) if isinstance(bands, list) else "unknown"
-    epoch, threshold = (number(best, "epoch") or 0) + 1, number(best, "threshold")
+    epoch, epochs, threshold = number(best, "epoch"), number(net, "epochs"), number(best, "threshold")
+    kept = "no epoch was judged" if epoch is None else f"epoch {epoch + 1:.0f} is the best by validation"
+    if epoch is not None and number(best, "iou") is None:
+        kept = f"epoch {epoch + 1:.0f} is kept; validation gave no IoU"
     return (
-        f"U-Net of {short(number(net, 'parameters'))} parameters, {net.get('epochs')} epochs; input {bands}; "
-        f"best epoch by validation {short(epoch)}, threshold {short(threshold)}."
+        f"U-Net of {short(number(net, 'parameters'))} parameters, "
+        f"{'–' if epochs is None else counted(epochs, 'epoch')}; input {bands}; {kept}, threshold "
+        f"{short(threshold)}."
     )
 
 
@@ -279,14 +292,15 @@ def scores(step: dict, rows: list[dict], against: str = "") -> dict:
     columns = ["method", *SCORE_NAMES, "coverage", "sites / scenes / sites with snow"]
     note = "Brackets: 95 % intervals by a bootstrap over sites, then scenes; of under six sites they mislead."
     pixels = number(rows[0], "pixels")
-    counted = f", {pixels:,.0f} pixels" if pixels is not None else ""
-    split = step["result"].get("split")
+    pixels = f", {counted(pixels, 'pixel')}" if pixels is not None else ""
+    split = f", split {step['result']['split']}" if step["result"].get("split") else ""
     return table(
-        f"{step['name']}: scores against {against}, split {split}{counted}; {step['data']}",
+        f"{step['name']}: scores against {against}{split}{pixels}; {step['data']}",
         columns,
         cells,
         step,
         note,
+        "scores.csv",
     )
 
 
@@ -309,7 +323,14 @@ def differences(step: dict) -> list[dict]:
         "On the same pixels and resamples. The comparison to go by is IoU; the others are looked at besides."
     )
     return [
-        table(f"{step['name']}: paired differences between methods, all pixels", columns, cells, step, note)
+        table(
+            f"{step['name']}: paired differences between methods, all pixels",
+            columns,
+            cells,
+            step,
+            note,
+            "paired.csv",
+        )
     ]
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 from data_prep import report_run
 from data_prep.report_blocks import interval, stamps
-from data_prep.report_run import number, of_kind, part, rows_of
+from data_prep.report_run import counted, number, of_kind, part, rows_of
 
 QUESTION = "Where does radar show snow, and what does the snow cover say about the climate?"
 
@@ -114,7 +114,7 @@ def segmentation(run: dict) -> list[dict]:
 def words_of_score(name: str, row: dict, against: str) -> str:
     if number(row, "iou") is None:
         snow = number(row, "prevalence")
-        why = "there is no snow in what is judged" if snow == 0 else "nothing to score"
+        why = "there is no snow in what is judged" if snow == 0 else "there is nothing to score"
         return f"{name}: no score{against}, {why}."
     scores = f"IoU of snow {scores_of(row, 'iou')}, balanced accuracy {scores_of(row, 'balanced_accuracy')}"
     return f"{name}: {scores}{against}.{floor_words(row)}"
@@ -124,6 +124,10 @@ def segment_anything(run: dict) -> list[dict]:
     answers = []
     for step in of_kind(run, "sam"):
         rows = [row for row in rows_of(step, "scores") if row.get("method", "").startswith("sam")]
+        if step["finished"] and not any(number(row, "iou") is not None for row in rows):
+            row = rows[0] if rows else {}
+            basis = "; ".join(filter(None, (sizes(row), step["data"])))
+            answers.append(answer(step, words_of_score("Segment Anything", row, ""), basis))
         for oracle in (False, True):
             mine = [
                 row
@@ -135,7 +139,7 @@ def segment_anything(run: dict) -> list[dict]:
             best = max(mine, key=lambda row: number(row, "iou"))
             which = "drawn from the truth (an upper bound)" if oracle else "not drawn from the truth"
             name = best["method"].partition(",")[0]
-            words = f"Best of {len(mine)} prompts {which}: {name}, IoU {scores_of(best, 'iou')}."
+            words = f"Best of {counted(len(mine), 'prompt')} {which}: {name}, IoU {scores_of(best, 'iou')}."
             words += "" if oracle else floor_words(best) + difference(step, best["method"])
             answers.append(answer(step, words, f"{sizes(best)}; {step['data']}"))
     return answers
@@ -180,7 +184,7 @@ def activations(run: dict) -> list[dict]:
                     best = max(rows, key=lambda row: number(row, held))
                     floor = [f"the picture itself {number(pictured, held):.2f}"] if pictured else []
                     floor += [f"random weights {max(untrained):.2f}"] if untrained else []
-                    which = f"layer {best.get('layer')}, best of {len(rows)} layers"
+                    which = f"layer {best.get('layer')}, best of {counted(len(rows), 'layer')}"
                     words.append(f"{modality.upper()} {scores_of(best, held)} ({'; '.join([which, *floor])})")
             if words:
                 text = (
@@ -221,12 +225,13 @@ def climate(run: dict) -> list[dict]:
             f"{result.get('source') or 'the table'}; anomalies, p corrected for all claims"
         )
         words = "; ".join(f"{count} {name}" for name, count in counts.most_common())
-        answers.append(answer(step, f"Of {len(rows)} claims: {words}.", basis))
+        answers.append(answer(step, f"Of {counted(len(rows), 'claim')}: {words}.", basis))
         supported = [row for row in rows if row.get("verdict") == "supported"]
         for row in supported[:4]:
             words = row.get("in_words") or row.get("claim", "")
             answers.append(answer(step, words[:1].upper() + words[1:], f"n = {row.get('n')}"))
         if len(supported) > 4:
             names = "; ".join(str(row.get("claim"))[:200] for row in supported[4:24])
-            answers.append(answer(step, f"Supported too: {names}.", f"{len(supported)} supported claims"))
+            basis = counted(len(supported), "supported claim")
+            answers.append(answer(step, f"Supported too: {names}.", basis))
     return answers

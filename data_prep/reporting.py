@@ -124,15 +124,18 @@ def comparisons(pairs: list[dict]) -> dict:
     return {"primary": "all pixels, iou", "differences": told, "by_chance": round(0.05 * told, 1)}
 
 
-def write_figures(out: Path, tables: dict[str, list[dict]], title: str) -> bool:
-    """strata.csv and strata.png where any stratum was told apart; says whether there was one."""
-    if not any(row["stratum"] != "all" for table in tables.values() for row in table):
-        return False
+def write_figures(out: Path, tables: dict[str, list[dict]], title: str) -> None:
+    """strata.csv where any stratum was told apart, and strata.png where any of them has a score."""
+    rows = [row for table in tables.values() for row in table]
+    if not any(row["stratum"] != "all" for row in rows):
+        return
     from data_prep import pictures
 
     write_strata(out / "strata.csv", tables)
+    if all(row[name] is None for row in rows for name in ("iou", "balanced_accuracy")):
+        say("no strata.png: no stratum has a score")
+        return
     pictures.intervals(out / "strata.png", tables, title)
-    return True
 
 
 def as_text(value: float | None, low=None, high=None) -> str:
@@ -186,6 +189,6 @@ def best_to_worst(per_image: list[dict], count: int) -> list[tuple[dict, str]]:
     count, chosen = min(count, len(ranked)), []
     for place in sorted({round(k * (len(ranked) - 1) / max(1, count - 1)) for k in range(count)}):
         row = ranked[place]
-        iou = "none" if row["iou"] is None else f"{row['iou']:.2f}"
-        chosen.append((row, f"{row['id'][:44]}\nIoU {iou}, accuracy {row['accuracy']:.2f}"))
+        iou = "no snow to find" if row["iou"] is None else f"IoU {row['iou']:.2f}"
+        chosen.append((row, f"{row['id'][:44]}\n{iou}, accuracy {row['accuracy']:.2f}"))
     return chosen

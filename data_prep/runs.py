@@ -63,9 +63,17 @@ COMMON = {
         "help": "the only folder this job writes into",
     },
     "--config": {"type": Path, "metavar": "TOML", "help": "defaults for any flag, one `flag = value` a line"},
-    "--seed": {"type": int, "default": 0, "metavar": "N"},
-    "--device": {"default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda, cuda:1, mps"},
-    "--amp": {"default": "auto", "choices": ["auto", "off", "bf16", "fp16"], "help": "mixed precision"},
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "same seed, same result"},
+    "--device": {
+        "default": "auto",
+        "metavar": "NAME",
+        "help": "cpu, cuda, cuda:1, mps, or auto: the GPU if there is one",
+    },
+    "--amp": {
+        "default": "auto",
+        "choices": ["auto", "off", "bf16", "fp16"],
+        "help": "mixed precision; auto: where the hardware has it",
+    },
     "--workers": {
         "type": int,
         "default": None,
@@ -78,11 +86,20 @@ COMMON = {
 }
 
 
+class HelpWithDefaults(argparse.RawDescriptionHelpFormatter):
+    """The job's docstring as it stands, and after each flag's text its default, where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, value = action.help or "", action.default
+        if value is None or value is False or value == argparse.SUPPRESS or "default" in text:
+            return text
+        shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        return f"{text} (default: {shown.replace('%', '%%')})" if shown else text
+
+
 def get_parser(doc: str, *common: str, data: str = "") -> argparse.ArgumentParser:
     """A parser whose help is the job's docstring, with the named common flags; `data` describes --data."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=doc, formatter_class=HelpWithDefaults, allow_abbrev=False)
     for flag in common:
         extra = {"help": data} if flag == "--data" else {}
         parser.add_argument(flag, **COMMON[flag], **extra)

@@ -107,6 +107,23 @@ def decimal_year(dates) -> np.ndarray:
 # ---- means and anomalies -----------------------------------------------------------------------------------
 
 
+def of_days(daily: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """site, date and the variables of all sites' daily weather, in one table."""
+    return pd.concat([frame.reset_index().assign(site=site) for site, frame in daily.items()])
+
+
+def annual_means(rows: pd.DataFrame, name: str, daily: bool = False) -> pd.Series:
+    """Mean of each calendar year; daily: only of years that lack no more than UNSEEN_SHARE of their days.
+
+    Half a year of daily values is half of the seasons, and no year.
+    """
+    known = rows[["date", name]].dropna()
+    grouped = known.groupby(known["date"].dt.year)
+    whole = grouped["date"].nunique() >= (1 - UNSEEN_SHARE) * 365
+    means = grouped[name].mean()
+    return means[whole] if daily else means
+
+
 def anomalies(rows: pd.DataFrame, columns) -> pd.DataFrame:
     """`columns` less the mean of the same site and calendar month over all years; index as in rows.
 

@@ -14,7 +14,6 @@ DEFAULT_TREND = "seasonal Mann-Kendall and Sen, Hirsch-Slack covariance"
 MOST_TIED = (
     0.25  # of the pairs of years; beyond it Sen's slope is drawn to 0 (tried with months clipped at 0)
 )
-FEWEST_POINTS = 4  # of a line through annual values; three leave one degree of freedom
 MOST_SITES = 500  # for errors by site, whose matrices grow with the square of the sites
 
 
@@ -63,7 +62,7 @@ def trend(values, times) -> dict:
     years = int(np.isfinite(pooled).any(axis=1).sum())
     about = {"method": DEFAULT_TREND, "default": True, "years": years, "n": int(np.isfinite(pooled).sum())}
     if years < trends.MIN_YEARS:
-        return {**about, "why_not": f"{years} years; a trend needs {trends.MIN_YEARS} or more"}
+        return {**about, "why_not": too_few_years(years)}
     sen = trends.seasonal_sen(pooled, when, cycle=values.shape[2])
     if not np.isfinite([sen["p"], sen["low"], sen["high"]]).all():
         return {**about, "why_not": "too few values, or values that never differ: nothing to test"}
@@ -132,25 +131,33 @@ def mean_of_sites(values) -> np.ndarray:
     return np.where(known, np.nansum(values, axis=0) / np.maximum(known, 1), np.nan)
 
 
-def straight(x, y) -> dict:
-    """Least-squares line of y (n) on years x (n) with its classic p and interval, a decade."""
+def too_few_years(years: int) -> str:
+    return f"{years} year{'s' * (years != 1)}; a trend needs {trends.MIN_YEARS} or more"
+
+
+def straight(x, y, years: int) -> dict:
+    """Least-squares line of y (n) on times x (n, decimal years) with its classic p and interval, a decade.
+
+    years: how many different years or seasons the values are of; many values of few years are no trend.
+    """
     x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) < FEWEST_POINTS or np.ptp(x) == 0:
-        return {"points": len(x), "why_not": f"{len(x)} points are too few for a line"}
+    about = {"years": years, "points": len(x)}
+    if years < trends.MIN_YEARS or len(x) < trends.MIN_YEARS or np.ptp(x) == 0:
+        return {**about, "why_not": too_few_years(min(years, len(x)))}
     if np.ptp(y) == 0:
-        return {"points": len(x), "why_not": "all values are equal"}
+        return {**about, "why_not": "all values are equal"}
     line = stats.linregress(x, y)
     half = stats.t.ppf((1 + regression.CONFIDENCE) / 2, len(x) - 2) * line.stderr
     ends = a_decade({"slope": line.slope, "low": line.slope - half, "high": line.slope + half})
-    return {"points": len(x), "p": float(line.pvalue), **ends, "intercept": float(line.intercept)}
+    return {**about, "p": float(line.pvalue), **ends, "intercept": float(line.intercept)}
 
 
 def annual(years, values) -> list[dict]:
     """Annual values: Kendall's tau (exact p without ties), Theil-Sen, a least-squares line."""
     years, values = np.asarray(years, float), np.asarray(values, float)
     about = {"years": len(years), "default": False}
-    if len(years) < FEWEST_POINTS:
-        return [{**about, "method": "Theil-Sen", "why_not": f"{len(years)} years are too few for a line"}]
+    if len(years) < trends.MIN_YEARS:
+        return [{**about, "method": "Theil-Sen", "why_not": too_few_years(len(years))}]
     if np.ptp(values) == 0:
         return [{**about, "method": "Theil-Sen", "why_not": "all values are equal"}]
     kendall, sen = stats.kendalltau(years, values), stats.theilslopes(values, years)
@@ -158,7 +165,7 @@ def annual(years, values) -> list[dict]:
     tau = {"tau": float(kendall.statistic), "p": float(kendall.pvalue)}
     return [
         {**about, "method": "Kendall's tau, Theil-Sen", **tau, **ends},
-        {**about, "method": "least squares", **straight(years, values)},
+        {**about, "method": "least squares", **straight(years, values, len(years))},
     ]
 
 

@@ -284,12 +284,13 @@ def default_errors(years: int, sites: int) -> tuple[str, str]:
     years: groups of years in the data (hydrological); sites: named sites. By year wherever there are three:
     weather and its errors are shared by sites, so sites are no independent witnesses, while years nearly are.
     """
+    counted = f"{years} year{'s' * (years != 1)}, {sites} site{'s' * (sites != 1)}"
     if years >= FEWEST_GROUPS:
         few = " So few years leave wide intervals." if years < FEW_YEARS else ""
         return "year", f"{years} years: they hold whether or not sites share their weather." + few
     if sites >= FEWEST_GROUPS:
-        return "site", f"Only {years} years, {sites} sites: they hold only if sites err independently."
-    return "hac", f"Only {years} years, {sites} sites: too few to group by, and Newey-West is too sure."
+        return "site", f"Only {counted}: they hold only if sites err independently."
+    return "hac", f"Only {counted}: too few to group by, and Newey-West is too sure."
 
 
 # ---- other models ------------------------------------------------------------------------------------------

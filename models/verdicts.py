@@ -3,7 +3,7 @@
 Rows of figures are those of climate_tests.py. Needs what climate_tests.py needs, and that beside it.
 """
 
-from models import climate_tests, regression, trends
+from models import climate_tests, regression
 
 SUPPORTED, NOT_SUPPORTED, UNDETECTABLE = "supported", "not supported", "undetectable with this n"
 NO_TEST = "not tested"
@@ -131,19 +131,14 @@ def answers(found, row_is, window_days, season_means, mean, snow: str, worth_r, 
 
 
 def too_few(row: dict, worth: float, unit: str) -> dict:
-    """The verdict on "so many years are too few", from the row of the trend of snow."""
-    claim, smallest = (
-        f"{row['years']} years are too few to show a trend of {short(worth)} {unit}",
-        row.get("detectable"),
-    )
-    if smallest is None:
-        word = SUPPORTED if row["years"] < trends.MIN_YEARS else NO_TEST
-    else:
+    """The verdict on "so many years are too few", from the row of the trend of snow; none without a trend."""
+    years, smallest = row["years"], row.get("detectable")
+    many = "1 year is" if years == 1 else f"{years} years are"
+    claim, word = f"{many} too few to show a trend of {short(worth)} {unit}", NO_TEST
+    if smallest is not None:
         word = NOT_SUPPORTED if smallest <= worth else SUPPORTED
     shown = row.get("why_not") or f"{short(smallest)} would show with 80 % power"
     words = f"{claim}: {word}; {shown}."
-    if smallest is None and word == SUPPORTED:
-        words = f"{row['years']} years are too few to show any trend of snow; it takes {trends.MIN_YEARS}."
     figures = {"smallest": smallest, "worth": worth, "n": row["n"], "unit": unit}
     return {"claim": claim, "verdict": word, **figures, "in_words": words}
 

@@ -4,14 +4,15 @@ import csv
 import itertools
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import SHARED, refuse, result, run
 
-from data_prep import climate_figures
-from models import verdicts
+from data_prep import climate_figures, climate_report
+from models import climate_tests, verdicts
 
 JOB = "climate_analysis.py"
 ORIGINAL = SHARED / "original" / "results_df.csv"
@@ -262,7 +263,23 @@ def test_one_year_gives_no_trend_and_says_so(tmp_path):
     assert "one year" in done.stderr
     told = {row["claim"]: row["verdict"] for row in rows_of(tmp_path / "out/verdicts.csv")}
     assert told["snow cover has fallen"] == "not tested"
-    assert all(not row["p"] for row in rows_of(tmp_path / "out/trends.csv"))
+    assert {told[claim] for claim in told if claim.startswith("1 year is too few")} == {"not tested"}
+    for table in ("trends", "seasonal"):  # lines through many dates of one year are no trend either
+        for row in rows_of(tmp_path / "out" / f"{table}.csv"):
+            assert not row["p"] and not row["slope"] and row["why_not"], row
+    assert "1 year; a trend needs 5 or more" in result(done)["left_out"]["trends"]
+    assert not (tmp_path / "out" / "trends.png").exists()
+
+
+def test_annual_means_of_weather_are_of_whole_years(tmp_path):
+    """Weather of 2010 and half of 2011: half a year is half of the seasons."""
+    folder = write_series(tmp_path / "in", years=1, sites=("a",))
+    for name in ("weather.csv", "snow_cover.csv"):
+        table = pd.read_csv(folder / name)
+        table[table["date"] < "2011-07-01"].to_csv(folder / name, index=False)
+    run(JOB, "--data", folder, "--out", tmp_path / "out")
+    rows = [r for r in rows_of(tmp_path / "out/trends.csv") if r["season"] == "annual means over days"]
+    assert rows and all(row["years"] == "1" for row in rows)
 
 
 def test_bad_tables_are_refused_with_a_sentence(made, tmp_path):
@@ -284,6 +301,12 @@ def test_bad_tables_are_refused_with_a_sentence(made, tmp_path):
     case("snow is", cover=lambda t: t.assign(snow_pixels=0, snow_fraction=0.0))
     case("expected °C", about=lambda k: {**k, "units": {**k["units"], "temperature_2m_max": "°F"}})
     case("no row", weather=lambda t: t.assign(date="2031-01-01"))
+    both = ("has weather of 1990-01-02 to", "snow of 2010-01-01 to 2018-12-")
+    for part in both:
+        case(
+            part, weather=lambda t: t.assign(date=(pd.to_datetime(t["date"]) - pd.Timedelta("7304D")).dt.date)
+        )
+    case("has weather of x, but", weather=lambda t: t[t["site"] == "a"].assign(site="x"))
     case("column", cover=lambda t: t.drop(columns="valid_pixels"))
     case("hemispheres", about=lambda k: {**k, "sites": {
         s: {"elevation_m": 1, "latitude": 45 if s < "c" else -45} for s in "abcd"}})  # fmt: skip
@@ -346,12 +369,57 @@ def test_dropped_rows_have_reasons_and_a_southern_site_has_southern_seasons(made
 # ---- words and figures of little data ----------------------------------------------------------------------
 
 
-def test_too_few_years_for_any_trend_are_one_plain_sentence():
+def test_too_few_years_for_any_trend_answer_nothing():
     told = verdicts.too_few(
         {"years": 2, "n": 24, "why_not": "2 years; a trend needs 5 or more"}, 0.36, "km² a decade"
     )
-    assert told["verdict"] == "supported"
-    assert told["in_words"] == "2 years are too few to show any trend of snow; it takes 5."
+    assert told["verdict"] == "not tested"
+    claim = "2 years are too few to show a trend of 0.36 km² a decade"
+    assert told["in_words"] == f"{claim}: not tested; 2 years; a trend needs 5 or more."
+
+
+def test_a_scatter_prints_the_slope_and_r_of_its_own_line():
+    random = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {"site": list("ab") * 50, "date": pd.Timestamp("2020-01-05"), "t": random.normal(size=100)}
+    )
+    rows["snow"] = 0.5 - 0.1 * rows["t"] + random.normal(0, 0.1, 100)
+    tables = SimpleNamespace(units={"t": "°C"}, response="snow_fraction")
+    row = climate_tests.association(rows["snow"], rows["t"], rows["site"], None, rows["site"], "ols")
+    for original, x, y, unit in (
+        (False, "t", "snow", "snow fraction per °C"),
+        (True, "snow", "t", "°C per snow"),
+    ):
+        args = SimpleNamespace(original_axes=original)
+        drawn = climate_report.panel(args, rows, "t", ["winter"] * 100, row, tables, "raw")
+        slope, intercept = np.polyfit(rows[x], rows[y], 1)
+        assert np.allclose((drawn["slope"], drawn["intercept"]), (slope, intercept))
+        words = drawn["title"].splitlines()[-2:]
+        assert float(words[0].split()[1]) == pytest.approx(slope, rel=0.05) and words[1].startswith(unit)
+        assert f"r {np.corrcoef(rows['t'], rows['snow'])[0, 1]:.3f}" in drawn["title"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_short_series_has_axes_of_its_own_length(tmp_path, monkeypatch):
+    """One year: no axis of decades, no number beside an axis that belongs to its ticks, titles inside."""
+    drawn = {}
+    monkeypatch.setattr(climate_figures, "save", lambda fig, path: drawn.update({path: fig}))
+    season = {"first_day": 40, "last_day": None, "season_days": None}
+    frame = [{"site": site, "hydrological_year": 2021, **season} for site in "abcdef"]
+    climate_figures.snow_season("season", frame, "title " * 60)
+    month = np.arange(1, 13)
+    about = {"label": "snow", "month": month, "mean": month, "low": month, "high": month}
+    days = [np.datetime64(f"2021-{m:02}-15") for m in month]
+    climate_figures.climatology("months", {"snow": about}, {"snow": (days, np.full(12, 1e-17))}, "title")
+    for fig in drawn.values():
+        fig.canvas.draw()
+        for axes in fig.axes:
+            assert not axes.xaxis.get_offset_text().get_text() + axes.yaxis.get_offset_text().get_text()
+        width = fig.get_window_extent().width
+        box = fig._suptitle.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= width
+    assert [axes.get_xlim() for axes in drawn["season"].axes] == [(2020.5, 2021.5)] * 3
+    assert "seen in one year only" in drawn["months"].axes[1].texts[0].get_text()
 
 
 @pytest.mark.filterwarnings("error")

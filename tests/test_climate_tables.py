@@ -456,6 +456,14 @@ def test_time_zones_are_told_and_distant_utc_days_are_a_warning(tmp_path):
 # ---- nothing to analyse ------------------------------------------------------------------------------------
 
 
+def test_a_misspelt_column_is_named_with_what_is_expected(tmp_path):
+    (tmp_path / "one.csv").write_text("time,temperature_2m_max,snow_pixels_count\n2020-01-01,3,5\n")
+    with pytest.raises(
+        BadInput, match=r"no column snow_pixel_count; found time, .*snow_pixels_count; expected"
+    ):
+        climate_tables.read(tmp_path / "one.csv")
+
+
 def test_what_cannot_be_answered_is_refused(tmp_path):
     def refused(cover, weather, message, **more):
         with pytest.raises(BadInput, match=message) as caught:
@@ -463,7 +471,7 @@ def test_what_cannot_be_answered_is_refused(tmp_path):
         assert "\n" not in str(caught.value)
 
     refused(cover_rows(days=DAYS[:9]), weather_rows(), "9 dates have both snow and weather, 10 are needed")
-    refused(cover_rows(("c",)), weather_rows(), "no row has both snow and weather; 16 were dropped")
+    refused(cover_rows(("c",)), weather_rows(), "has weather of a, but .* has snow of c; name the sites")
     white = [{**row, "snow_pixels": 1000, "snow_fraction": 1} for row in cover_rows()]
     refused(white, weather_rows(), "snow is 1 on all 16 rows")
     refused([{"site": "a", "date": "2020-01-01"}], weather_rows(), "column valid_pixels, snow_pixels missing")
@@ -526,8 +534,8 @@ def test_the_original_table_is_rows_of_unnamed_places():
     assert said(tables, "895 rows, 479 dates, up to 3 a date; the order of rows within a date names no site")
     own = pd.read_csv(path)
     assert (tables.rows["snow"].to_numpy() == own["snow_pixel_count"].to_numpy()).all()
-    with pytest.raises(BadInput, match="has no use for"):
-        climate_tables.read(path, source="unet")
+    with pytest.raises(BadInput, match="holds snow and weather itself; leave out --weather, --source"):
+        climate_tables.read(path, source="unet", weather=path)
 
 
 def test_a_single_table_drops_whole_repeats_and_keeps_places_of_one_date(tmp_path):

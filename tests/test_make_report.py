@@ -7,10 +7,12 @@ import json
 import os
 import re
 import shutil
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import refuse, result, run
 from PIL import Image
 
@@ -24,7 +26,7 @@ from data_prep import (
 )
 
 MARKUP = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-SECTIONS = ("data", "segmentation", "activations", "embeddings", "climate", "provenance")
+SECTIONS = ("data", "segmentation", "maps", "activations", "embeddings", "climate", "provenance")
 
 
 class Page(HTMLParser):
@@ -80,6 +82,7 @@ def write_step(folder, arguments: dict, result_: dict | None = None, **tables) -
         write_table(folder / f"{name}.csv", rows)
 
 
+INFER = {"elevation_step_m": 200, "tile": 256, "weights": "x"}
 CLIMATE = {"snow_season_fraction": 0.5, "response_scale": "as-is"}
 EMBED = {"perplexity": None, "points": 5000}
 PROBE = {"attention_layer": -1, "cam_class": None}
@@ -97,6 +100,28 @@ def write_climate(folder, site: str, claim: str = "colder days go with more snow
         joined=[{"site": site, "date": day, "snow": 0.5, "temperature_2m_mean_30d": -1.5} for day in days],
         associations=[{**each, "treatment": t} for t in ("raw", "deseasonalised")],
     )  # fmt: skip
+
+
+def write_map(folder, sites: list[str], shares=(0.0, 0.25, 0.5, 0.75, 1.0), size: int = 40, **more) -> None:
+    """A step that mapped scenes: a mask and a probability of each date, of which so much is snow."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, how = (
+        [],
+        {"driver": "GTiff", "width": size, "height": size, "count": 1, "dtype": "uint8", "nodata": 255},
+    )
+    for site in sites:
+        (folder / site).mkdir()
+        for k, share in enumerate(shares):
+            mask = (np.arange(size * size) < share * size * size).astype(np.uint8).reshape(1, size, size)
+            for kind, values in (("mask", mask), ("probability", mask * 200)):
+                path = folder / site / f"2021-01-{k + 1:02}T053000_066_{kind}.tif"
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # it lies nowhere on the earth
+                    with rasterio.open(path, "w", **how) as target:
+                        target.write(values)
+            key = {"site": site, "date": f"2021-01-{k + 1:02}", "source": "unet", "relative_orbit": "066"}
+            rows.append({**key, "valid_pixels": size**2, "snow_fraction": share, "snow_area_km2": share})
+    write_step(folder, INFER, {"scenes": len(rows), "left_out": [], **more}, snow_cover=rows)
 
 
 def a_chip(shade: int = 90) -> str:
@@ -174,14 +199,14 @@ def test_the_page_asks_for_nothing(report):
 
 def test_tables_have_captions_and_header_cells(report):
     _, page = report
-    tables = [part.partition("</table>")[0] for part in page.html.split("<table>")[1:]]
+    tables = [part.partition("</table>")[0] for part in page.html.split("<table")[1:]]
     assert len(tables) > 5
-    for one in tables:
-        assert (
-            one.startswith("<caption><b>Table ") and '<th scope="col">' in one and '<th scope="row">' in one
-        )
+    for number, one in enumerate(tables, 1):
+        assert f'<p class="caption" id="table-{number}"><b>Table {number}.</b>' in page.html
+        assert one.startswith(f' aria-labelledby="table-{number}"')
+        assert '<th scope="col">' in one and '<th scope="row">' in one
     for tag, attributes in page.tags:
-        assert tag != "img" or attributes["alt"]
+        assert tag != "img" or (attributes["alt"] and "decoding" not in attributes)
 
 
 def test_views_hold_what_the_run_holds(report, a_run):
@@ -207,6 +232,76 @@ def test_masks_keep_their_colours(report, a_run):
     np.testing.assert_array_equal(shown, pictures.mask_colours(triplets.read_mask(row)))
 
 
+def test_maps_are_shown_and_cover_over_time_without_any_weather(tmp_path):
+    """Of each site the least, the median and the most snow, in the colours of masks; series of snow alone."""
+    from data_prep import pictures
+
+    write_map(tmp_path / "run" / "my map", ["high", "low"], left_out=["low/x.tif: no reference."])
+    broken = tmp_path / "run" / "my map" / "low" / "2021-01-05T053000_066_mask.tif"
+    broken.write_bytes(broken.read_bytes()[:300])
+    Image.new("RGB", (60, 20)).save(
+        tmp_path / "run" / "my map" / "high" / "2021-01-03T053000_066_preview.png"
+    )
+    about = result(run("make_report.py", "--data", tmp_path / "run", "--out", tmp_path / "out"))
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    section = page.html.partition('id="maps"')[2].partition("</section>")[0]
+    shown = re.findall(r'<img src="([^"]*)" width="(\d+)" height="(\d+)" alt="([^"]*)"', section)
+    both, named = ("mask", "probability"), [alt for *_, alt in shown if "snow (" in alt]
+    assert named == [
+        *(f"high, 2021-01-01: 0 % snow (least snow): {kind}" for kind in both),
+        "high, 2021-01-03: 50 % snow (median): preview",
+        *(f"high, 2021-01-05: 100 % snow (most snow): {kind}" for kind in both),
+        *(f"low, 2021-01-01: 0 % snow (least snow): {kind}" for kind in both),
+        *(f"low, 2021-01-03: 50 % snow (median): {kind}" for kind in both),
+    ]
+    data = next(src for src, _, _, alt in shown if alt.startswith("low, 2021-01-03") and alt.endswith("mask"))
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))))
+    half = (np.arange(1600) < 800).astype(np.uint8).reshape(40, 40)
+    np.testing.assert_array_equal(picture, pictures.mask_colours(half))
+    assert "1 map cannot be shown; the first: 2021-01-05T053000_066_mask.tif" in page.words
+    assert "1 scene was left out; the first: low/x.tif: no reference." in page.words
+    series = next(view for view in page.views() if "sites" in view)
+    assert series["sites"]["low"]["snow"]["unet"][:2] == [["2021-01-01", 0.0], ["2021-01-02", 0.25]]
+    assert series["weather"] == "" and not any("maps" in one or "cover" in one for one in about["missing"])
+
+
+def test_segment_anything_without_snow_says_so_and_not_that_nothing_ran(tmp_path):
+    row = {"method": "sam-grid", "prevalence": 0.0, "iou": "", "sites": 1, "scenes": 2, "sites_with_snow": 0}
+    strata = [{"method": "sam-grid", "stratum": "season", "class": "SON", "iou": "", "balanced_accuracy": ""}]
+    write_step(
+        tmp_path / "sam",
+        {"grid_points": 8, "prompts": ["grid"]},
+        {"split": "test"},
+        scores=[row],
+        strata=strata,
+    )
+    Image.new("RGB", (20, 20)).save(tmp_path / "sam" / "strata.png")
+    run("make_report.py", "--data", tmp_path, "--out", tmp_path / "out")
+    words = Page((tmp_path / "out" / "report.html").read_text()).words
+    said = words.partition("What does Segment Anything make of the radar?")[2]
+    assert said.startswith(
+        " Segment Anything: no score, there is no snow in what is judged. sam: 1 site, 2 scenes"
+    )
+    assert "no figure of strata, for no stratum has a score" in words and "Scores of each prompt" not in words
+
+
+def test_a_figure_that_a_job_left_out_has_its_reason(tmp_path):
+    why = {"trends": "2 years; a trend needs 5 or more"}
+    write_step(
+        tmp_path / "climate",
+        CLIMATE,
+        {"rows": 3, "left_out": why},
+        joined=[{"site": "a", "date": "2021-01-01"}],
+    )
+    about = result(run("make_report.py", "--data", tmp_path, "--out", tmp_path / "out"))
+    words = Page((tmp_path / "out" / "report.html").read_text()).words
+    assert (
+        "No figure of this: trend of snow by season" in words
+        and "; 2 years; a trend needs 5 or more." in words
+    )
+    assert not any("trends.png" in one for one in about["missing"])
+
+
 def test_missing_parts_are_named(report):
     about, page = report
     for words in ("No step of run_sam.py", "No step of probe_activations.py", "No step of score_masks.py",
@@ -224,7 +319,7 @@ def test_random_weights_and_simulated_data_are_stamped(a_run, tmp_path):
         write_table(folder / name / "triplets.csv", rows)
     run("make_report.py", "--data", folder, "--out", folder)
     html = (folder / "report.html").read_text()
-    figures = re.findall(r"<(?:figcaption|caption)>(.*?)</(?:figcaption|caption)>", html, re.S)
+    figures = re.findall(r'(?:<figcaption>|<p class="caption"[^>]*>)(.*?)</(?:figcaption|p)>', html, re.S)
     of_scores = [words for words in figures if "score" in words]
     assert of_scores and all('class="stamp">simulated data<' in words for words in of_scores)
     cloud = next(words for words in figures if "pairs in a plane" in words)
@@ -297,6 +392,24 @@ def hostile(folder, a_run, chips: int = 5000):
     write_embed(
         folder / "embed2", ["a", "b", "c"], chips={"a": ["javascript:alert(1)", "data:image/svg+xml,<svg>"]}
     )
+    write_map(folder / "map", [MARKUP.replace("/", "_"), *(f"s{k}" for k in range(60))], (0.1, 0.5, 0.9))
+    with open(folder / "map" / "snow_cover.csv", "a") as stream:
+        stream.writelines(
+            f"s{k % 60},2021-13-45,unet,066,1,0.5,1\n../../etc,2021-01-01,x,1,1,0.5,1\n"
+            for k in range(40_000)
+        )
+    huge = {"driver": "GTiff", "width": 60_000, "height": 60_000, "count": 1, "dtype": "uint8"}
+    for k in range(60):
+        places = sorted((folder / "map" / f"s{k}").glob("*_mask.tif"))
+        places[0].write_bytes(b"II*\0 broken")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rasterio.open(places[1], "w", **huge, tiled=True, compress="deflate", sparse_ok=True).close()
+        places[2].with_name(places[2].name.replace("_mask.tif", "_preview.png")).write_bytes(
+            b"\x89PNG broken"
+        )
+        for name in range(80):
+            os.link(places[2], folder / "map" / f"s{k}" / f"{name}_mask.tif")
     layer = {"model": MARKUP, "weights": "given", "layer": MARKUP, "channels": 3, "held_out_auc_rgb": 0.7}
     write_step(
         folder / "probe", PROBE, {"models": {MARKUP: {"provenance": MARKUP}}}, layers=[layer] * 200_000
@@ -331,6 +444,12 @@ def test_a_hostile_folder_gives_a_page_in_time_and_memory(hostile_page):
     )
     assert "The first 60 of 20,000 rows are shown" in page.words
     assert "probe/layers.csv: the first 20,000 of 200,000 rows are read" in page.words
+    assert (
+        "all are in probe/layers.csv" in page.words and "cannot be shown; the first: 2021-01-0" in page.words
+    )
+    assert f"{MARKUP.replace('/', '_')}, 2021-01-03: 90 % snow (most snow): mask" in [
+        a.get("alt") for tag, a in page.tags if tag == "img"
+    ]
     for words in ("contact_sheet_kept.png is not a readable picture", "(400000000 pixels)",
                   "curation.json", "sam/result.json cannot be read", "sam/scores.csv"):  # fmt: skip
         assert any(words in one for one in about["missing"]), words
@@ -371,7 +490,7 @@ def test_lineage_of_data_and_of_weights_are_told_apart(tmp_path):
         steps = {step["name"]: step for step in found["steps"]}
         assert report_blocks.stamps(steps["net"]) == ["simulated data"]
         assert report_blocks.stamps(steps["score"]) == ["trained on simulated data"]
-        assert steps["score"]["data"] == "1 real triplets of 1 sites"
+        assert steps["score"]["data"] == "1 real triplet of 1 site"
         assert report_verdicts.target_of(steps["score"], found) == "wet"
         assert steps["other"]["data"] == "data from outside the run folder"
         assert steps["map"]["data"] == "3,024 scene dates from outside the run folder"
@@ -391,7 +510,7 @@ def test_odd_tables_cost_their_part_alone(tmp_path):
     run("make_report.py", "--data", tmp_path / "run", "--out", tmp_path / "out")
     words = Page((tmp_path / "out" / "report.html").read_text()).words
     assert "joined.csv has no column site or date" in words and "could not be made" not in words
-    assert "(layer one, best of 1 layers; the picture itself 0.95; random weights 0.80)" in words
+    assert "(layer one, best of 1 layer; the picture itself 0.95; random weights 0.80)" in words
 
 
 # ---- rules -------------------------------------------------------------------------------------------------

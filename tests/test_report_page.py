@@ -82,6 +82,16 @@ def test_the_page_is_whole_at_three_widths(browser, report_path, width):
     views = "[...document.querySelectorAll('.view')].map(view => view.dataset.view + view.dataset.ready)"
     assert watched.value(views) == ["chipsyes", "pairsyes", "seriesyes"]
     assert watched.value("[...document.images].every(i => !i.src || (i.complete && i.naturalWidth))")
+    going_on = "[...document.querySelectorAll('.scroll')].filter(b => b.scrollWidth > b.clientWidth + 2)"
+    said = watched.value(going_on + ".map(b => [b.className, b.nextElementSibling.textContent])")
+    assert all("right" in name and "scroll sideways" in words for name, words in said), said
+    assert bool(said) == (width == 380), "a phone shows a part of wide tables"
+    captions = "[...document.querySelectorAll('.caption')].every(c => !c.closest('.scroll'))"
+    assert watched.value(captions)
+    watched.page.emulate_media(media="print")
+    assert watched.value(
+        "[...document.querySelectorAll('table')].every(t => t.parentNode.clientHeight >= t.clientHeight)"
+    )
     watched.close()
 
 
