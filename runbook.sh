@@ -4,6 +4,7 @@
 #   ./runbook.sh            make .venv, install, run every step; finished steps are skipped, interrupted ones go on
 #   ./runbook.sh test       make .venv, install, run all tests (further words go to pytest: -m "not slow")
 #   ./runbook.sh install    make .venv and install, no more
+#   ./runbook.sh --help     these lines
 #   DRY_RUN=1               print the commands      FROM=4 / ONLY=4   start at a step / run one step
 #   DATA=my/scenes          your own scenes         OUT=runs/mine     where results go (default runs/default)
 #   BANDS=vv,vh,elevation   what the net sees       WEATHER=my.csv    for step 9 and bands like degree-days-30
@@ -41,6 +42,9 @@ else
   BANDS=${BANDS:-vv,vh,vv-ref,vh-ref,local-incidence-angle,elevation,slope,northness,eastness}
 fi
 
+[ -n "${DRY_RUN:-}" ] || for given in ${DATA:+"$(absolute "$DATA")"} ${WEATHER:+"$(absolute "$WEATHER")"}; do
+  [ -e "$given" ] || { echo "runbook.sh: $given: no such file or folder; DATA and WEATHER name what is there." >&2; exit 2; }
+done
 weather=()
 if [ -n "${WEATHER:-}" ]; then weather=(--weather "$(absolute "$WEATHER")"); fi
 
@@ -101,6 +105,7 @@ install() {   # $1: a requirements file; done once for each state of the files
   $python -m pip install --quiet --disable-pip-version-check -r "$1" -c constraints.txt || {
     echo "runbook.sh: pip could not install $1; see above, then run again." >&2; exit 1; }
   touch "$stamp"
+  echo "installed; the first job may take a minute to start, while Python compiles what it loads" >&2
 }
 
 run_logged() {   # what people read goes to the screen and to $log, the result to $log alone
@@ -122,9 +127,11 @@ chosen() {   # $1: a step's number
 
 needs=     # a file without which a step is left out
 optional=  # where set, a step that cannot do its work (exit code 2) is left out, and the chain goes on
+any=       # set once a step was chosen
 changed=   # once a step's arguments or input differ from what its folder holds, it and all after it are made anew
 step() {
   chosen "$1" || return 0
+  any=yes
   echo "[$1 $2]$(quoted "${@:3}")" >&2
   [ -n "${DRY_RUN:-}" ] || perform "$@"
 }
@@ -154,16 +161,18 @@ perform() {
 
 [ "${BASH_SOURCE[0]}" = "$0" ] || return 0   # slurm/submit.sh reads the steps from here
 
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 if [ "${1:-}" = test ]; then
   shift
   install requirements.txt; install requirements-extra.txt; install requirements-dev.txt
   export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
   exec $python -m pytest -q -n 2 "$@"
 elif [ $# != 0 ] && [ "$1" != install ]; then
-  echo "runbook.sh: unknown word '$1'; there are only 'test' and 'install'." >&2; exit 2
+  echo "runbook.sh: unknown word '$1'; there are only 'test' and 'install' (--help says more)." >&2; exit 2
 fi
 if [ -z "${DRY_RUN:-}" ]; then install requirements.txt; install requirements-extra.txt; fi
 [ "${1:-}" != install ] || exit 0
 steps
+[ -n "$any" ] || { echo "runbook.sh: nothing to do: FROM and ONLY choose no step of this chain (DRY_RUN=1 shows them)." >&2; exit 2; }
 case $OUT in /*) ;; *) OUT=$root/$OUT ;; esac
 [ -n "${DRY_RUN:-}" ] || echo "done: look into $OUT" >&2

@@ -299,14 +299,14 @@ def get_parser():
         metavar="CSV",
         help="daily weather of the sites, for bands temperature-N, degree-days-N, snowfall-N (N days)",
     )
-    add("--target", choices=("total", "wet"), default="total")
+    add("--target", choices=("total", "wet"), default="total", help="total or wet snow")
     add("--width", **number, default=16, help="channels at full resolution; 64 is the original's size")
     add("--depth", **number, default=4, help="halvings of the resolution")
-    add("--norm", choices=("batch", "group"), default="batch")
+    add("--norm", choices=("batch", "group"), default="batch", help="group: for batches of one or two")
     add("--sync-norm", action="store_true", help="on CUDA: batch norms see the images of all processes")
     add("--init", type=Path, metavar="PT", help="start from those weights of a checkpoint that fit")
     add("--resume", type=Path, metavar="PT", help="go on from this last.pt if --out holds none")
-    add("--epochs", **number, default=40)
+    add("--epochs", **number, default=40, help="passes over the training tiles")
     add("--batch", **number, default=8, help="images a step, over all processes")
     add("--accumulate", **number, default=1, help="parts a process's batch is cut into, to save memory")
     add(
@@ -322,9 +322,9 @@ def get_parser():
         metavar="none|balanced|X",
         help="weight of snow pixels in pixel losses",
     )
-    add("--learning-rate", type=float, default=1e-3, metavar="X")
-    add("--weight-decay", type=float, default=1e-2, metavar="X")
-    add("--warm-up", type=float, default=0.05, metavar="S", help="share of the steps")
+    add("--learning-rate", type=float, default=1e-3, metavar="X", help="at its highest, after warm-up")
+    add("--weight-decay", type=float, default=1e-2, metavar="X", help="of AdamW")
+    add("--warm-up", type=float, default=0.05, metavar="S", help="share of the steps in which it rises")
     add("--ema", type=float, default=0.99, metavar="X", help="decay of the weight average that is kept")
     add("--patience", **number, default=0, help="stop after N epochs without a better one; 0 = never")
     switch = argparse.BooleanOptionalAction

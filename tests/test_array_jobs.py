@@ -118,6 +118,7 @@ def sam_case(triplets_folder, tmp_path_factory):
     return SimpleNamespace(job=run_sam, data=triplets_folder, words=words, ids=ids)
 
 
+@pytest.mark.slow
 def test_sam_by_shares_is_a_plain_run(sam_case, tmp_path, told):
     job, words = sam_case.job, ("--data", sam_case.data, *sam_case.words)
     out, ids = tmp_path / "shares", sam_case.ids
@@ -185,6 +186,7 @@ def probe_words(triplets_folder, tmp_path_factory):
     return (*words, "--weights", f"clip={base / 'clip'}", f"dinov2={base / 'dinov2'}", "--examples", 1)
 
 
+@pytest.mark.slow
 def test_probes_by_shares_are_a_plain_run(probe_words, tmp_path, told):
     import probe_activations as job
 

@@ -199,6 +199,7 @@ def test_a_planted_slope_is_found_and_what_was_not_planted_is_not(made):
     assert told["drier air goes with more snow"] == "not supported"
 
 
+@pytest.mark.slow
 def test_the_original_does_not_depend_on_the_order_of_its_rows(original, tmp_path):
     table = pd.read_csv(ORIGINAL, dtype=str).sample(frac=1, random_state=1)
     table.to_csv(tmp_path / "mixed.csv", index=False)
@@ -222,6 +223,7 @@ def test_lags_and_snow_season_are_written_and_the_run_repeats(made):
     assert "already done" in run(JOB, "--data", folder, "--out", out, "--resamples", 200).stderr
 
 
+@pytest.mark.slow
 def test_shuffled_rows_give_the_same_figures(made, tmp_path):
     folder, out, _ = made
     for name in ("snow_cover.csv", "weather.csv"):
@@ -235,6 +237,7 @@ def test_shuffled_rows_give_the_same_figures(made, tmp_path):
         pd.testing.assert_frame_equal(ours, theirs, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_masks_of_other_origin_are_compared_on_common_dates(made, tmp_path):
     cover = pd.read_csv(made[0] / "snow_cover.csv")
     worse = cover.assign(
@@ -319,6 +322,7 @@ def test_bad_tables_are_refused_with_a_sentence(made, tmp_path):
     case("needs 3 sites", cover=lambda t: t[t["site"] == "a"], words=("--errors", "site"))
 
 
+@pytest.mark.slow
 def test_strange_names_thin_sites_weak_sources_and_late_weather_do_not_stop_it(made, tmp_path):
     folder = tmp_path / "in"
     shutil.copytree(made[0], folder)

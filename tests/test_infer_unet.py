@@ -198,6 +198,7 @@ def test_group_norm_scenes_are_blended(scene, triplets_folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_scene(trained, tmp_path):
     peaks = []
     for name, size in (("small", 600), ("large", 2400)):
@@ -215,6 +216,7 @@ def test_memory_does_not_grow_with_the_scene(trained, tmp_path):
     assert peaks[1] < peaks[0] + 60  # 16 times the pixels; a strip of tiles is 2 MiB wider, GDAL's cache 64
 
 
+@pytest.mark.slow
 def test_an_interrupted_map_goes_on_with_the_next_scene(world, trained, tmp_path):
     words = ["--data", world, "--weights", trained / "best.pt", "--out", tmp_path / "cut", "--workers", 0]
     infer(world, trained / "best.pt", tmp_path / "straight")

@@ -191,6 +191,7 @@ def test_the_catalogue_that_extending_shows_is_one(tmp_path):
     assert everything == catalogs.KEYS  # "use every key there is"
 
 
+@pytest.mark.slow
 def test_the_band_that_extending_adds_trains_and_maps(triplets_folder, tmp_path):
     """The page's one line, put into a copy: two steps of training, and inference; the copy alone knows it."""
     page = ROOT / "docs/extending.md"

@@ -224,6 +224,7 @@ def test_equal_pictures_are_equal_in_every_layer(tiny, tmp_path, done_here):
     refuse(JOB, *words, "--weights", tiny[1], "--seed", 1, saying="seed was 0, is 1")
 
 
+@pytest.mark.slow
 def test_random_weights_are_named_and_damaged_triplets_left_out(tmp_path, refuse_here, done_here, capsys):
     original_layout(tmp_path / "data", 3, equal=False)
     (tmp_path / "data" / "RGB" / "test" / "001.png").write_bytes(b"no picture")

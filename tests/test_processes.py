@@ -147,6 +147,7 @@ def test_parts_of_parts_too(folder, one, tmp_path):
     close(one, tmp_path / "t", "val_loss")
 
 
+@pytest.mark.slow
 def test_pairs_are_told_from_those_of_all_processes(folder, tmp_path):
     terms = ("--alignment", 0.5, "--uniformity", 0.5)
     words = ("--data", folder, *PAIRS, *terms)
@@ -217,6 +218,7 @@ def stopped_and_killed(job: str, out, *words, ranks: int = 2, victims=(0,)) -> N
     assert not list(out.glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_it_ends_the_same_to_the_bit(folder, two, tmp_path):
     stopped_and_killed("train_unet.py", tmp_path / "t", "--data", folder, *UNET)
     same_bits(two, tmp_path / "t")

@@ -164,6 +164,7 @@ def test_random_weights_and_provenance_are_said(mapped):
     assert found["model"] == "vit_t" and found["precision"] == "float32"
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_gives_the_same(case, mapped, tmp_path):
     """As a straight run, of other sources beside and without a triplet that is damaged there."""
     assert 0 < len(mapped.done) < 3

@@ -68,7 +68,9 @@ def test_another_size_makes_the_changed_step_and_all_after_it_anew(finished, wor
     out = tmp_path / "run"
     shutil.copytree(finished[0], out, symlinks=True)
     before = {p.parent.name: p.stat().st_mtime_ns for p in out.glob("*/result.json")}
-    said = runbook(DATA=world, OUT=out, SIZE="default", FROM=4, ONLY=99)  # no such step: nothing happens
+    said = runbook(
+        DATA=world, OUT=out, SIZE="default", FROM=4, ONLY=99, code=2
+    )  # no such step: nothing happens
     assert not STEP.findall(said)
     book = (
         (ROOT / "runbook.sh")
@@ -138,15 +140,21 @@ def test_unknown_words_are_refused():
     assert "there are only 'test' and 'install'" in runbook("tests", code=2)
     assert "SIZE=huge" in runbook(SIZE="huge", code=2)
     assert "expected a step's number" in runbook(FROM="train", code=2)
+    assert "choose no step" in runbook(ONLY=99, DRY_RUN=1, code=2)
+    assert "no-such: no such file" in runbook(DATA="no-such", code=2)
+    assert "no.csv: no such file" in runbook(DATA=ROOT, WEATHER="no.csv", code=2)
+
+
+def test_help_is_its_head():
+    done = subprocess.run([str(ROOT / "runbook.sh"), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "DRY_RUN=1" in done.stdout and "set -euo" not in done.stdout
+    assert len(done.stdout.splitlines()) > 15
 
 
 @pytest.mark.slow
-def test_the_whole_tiny_chain_on_simulated_and_real_pixels(tmp_path):
+def test_the_whole_tiny_chain_on_simulated_and_real_pixels(tiny_chain):
     """Simulated sites are scored against truth; six real pairs, one with snow, give null scores."""
-    out = tmp_path / "run"
-    began = time.time()
-    said = runbook(OUT=out, SIZE="tiny")
-    assert time.time() - began < 400  # under 180 s where nothing else runs; another test may run beside it
+    out, said = tiny_chain, (tiny_chain.parent / "said.txt").read_text()
     judged = list(csv.DictReader((out / "6_judge/scores.csv").read_text().splitlines()))
     assert [row["method"] for row in judged] == ["unet", "optical"]
     assert float(judged[1]["iou"]) > 0.5  # the optical label knows what snow is

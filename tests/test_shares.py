@@ -180,6 +180,7 @@ def spoilt(world, tmp_path_factory):
     return scenes, bad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_a_broken_item_is_named_and_the_rest_done(job, spoilt, trained, tmp_path):
     scenes, bad = spoilt

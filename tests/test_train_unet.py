@@ -53,6 +53,7 @@ def test_two_plus_two_epochs_equal_four_bit_for_bit_whatever_the_workers(
     assert [r["train_loss"] for r in logs[0]] == [r["train_loss"] for r in logs[1]] and len(logs[0]) == 4
 
 
+@pytest.mark.slow
 def test_resume_may_come_from_another_folder(triplets_folder, trained, tmp_path):
     words = ["--data", triplets_folder, *TINY]
     run("train_unet.py", *words, "--out", tmp_path / "a", "--stop-after", 3, code=75)
@@ -157,6 +158,7 @@ def test_killed_at_twenty_random_moments_it_always_resumes(triplets_folder, trai
     assert not list((tmp_path / "b").glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_fp16_scaler_state_survives_a_resume(triplets_folder, tmp_path):
     words = ["--data", triplets_folder, *without(TINY, "--amp"), "--amp", "fp16"]
     run("train_unet.py", *words, "--out", tmp_path / "a")
@@ -269,6 +271,7 @@ def test_the_loss_of_an_infinite_net_stops_the_run_and_keeps_the_checkpoint(trip
     assert (tmp_path / "a" / "last.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_out_of_memory_names_a_batch_that_fits(triplets_folder, tmp_path):
     """Under a limit on the address space 8 images do not fit; what is advised must run under it too."""
     words = [
@@ -361,6 +364,7 @@ def test_config_sets_defaults_and_unknown_keys_are_errors(triplets_folder, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_early_stopping_class_weight_and_other_losses(triplets_folder, tmp_path):
     for loss in ("focal-dice", "tversky"):
         got = result(
