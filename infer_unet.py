@@ -11,9 +11,11 @@ snow_cover.csv and styles for QGIS. An interrupted run goes on with the next sce
 the scenes: each adds --share K/N to the command; once they are through, --collect writes the table.
 """
 
+import contextlib
 import datetime
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from data_prep import runs, shares
@@ -105,7 +107,7 @@ def score_triplets(args, run, predictor, state, threshold: float) -> dict:
 
     chosen = choose_triplets(args, state)
     if args.dry_run:
-        runs.say(f"would score {len(chosen.rows)} triplets of split {args.split}")
+        runs.say(f"would score {runs.counted(len(chosen.rows), 'triplet')} of split {args.split}")
         return {}
     run.begin(*old_files(args.out, *WRITTEN, "mask/*", "probability/*"))
     tally, per_image, table = predict_triplets(args, chosen, predictor, state, threshold)
@@ -140,10 +142,11 @@ def say_scores(args, summary: dict, interval: dict) -> None:
         text = "null: nothing to score" if value is None else f"{value:.4f}"
         runs.say(f"{name:28s}{text}" + (f"  [{limits[0]:.4f}, {limits[1]:.4f}]" if limits else ""))
     reporting.say_floor(summary)
-    runs.say(f"intervals over {interval['sites']} sites, {interval['scenes']} scenes")
+    sizes = (runs.counted(interval[f"{name}s"], name) for name in ("site", "scene"))
+    runs.say(f"intervals over {', '.join(sizes)}")
     if summary["prevalence"] in (None, 0, 1):
         what = "nothing but snow" if summary["prevalence"] else "no snow"
-        pixels = f"among {summary['pixels']} labelled pixels"
+        pixels = f"among {runs.counted(summary['pixels'], 'labelled pixel')}"
         runs.say(f"split {args.split} has {what} {pixels}: a check of the plumbing, not of skill")
 
 
@@ -161,9 +164,9 @@ def list_inputs(args) -> list[tuple]:
     from data_prep import rasters, scenes
 
     if not args.data.is_file():
-        return [
-            (scene, site) for site in scenes.list_sites(args.data) for scene in scenes.list_scenes(site, "s1")
-        ][: args.limit]
+        sites = scenes.list_sites(args.data)
+        scenes.leave_out_overlooked(args.data, args.skip_bad)
+        return [(scene, site) for site in sites for scene in scenes.list_scenes(site, "s1")][: args.limit]
     match = scenes.SCENE_NAME.fullmatch(args.data.name)
     date = match["date"] if match else rasters.open_header(args.data).tags.get("date", "")[:10]
     try:
@@ -182,16 +185,31 @@ def list_inputs(args) -> list[tuple]:
     ]
 
 
+def open_scene(args, state, scene, site):
+    """A scene as the net's input; a BadInput where it does not cover the checkpoint's contract."""
+    from data_prep import scene_input
+
+    return scene_input.SceneInput(
+        state["contract"], scene, site, args.references, args.units, args.backscatter, weather=args.weather
+    )
+
+
+def any_opens(args, state, items) -> bool:
+    for scene, site in items:
+        with contextlib.suppress(BadInput):
+            open_scene(args, state, scene, site)
+            return True
+    return False
+
+
 def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
     """Write a scene's mask and probability; returns its snow cover. Memory: by tile and scene width alone."""
     import torch
 
-    from data_prep import cover, predictions, rasters, scene_input, triplets
+    from data_prep import cover, predictions, rasters, triplets
     from models import metrics, tiling
 
-    source = scene_input.SceneInput(
-        state["contract"], scene, site, args.references, args.units, args.backscatter, weather=args.weather
-    )
+    source = open_scene(args, state, scene, site)
     grid, net, total = source.grid, predictor.net, {}
     cell = 1 << len(net.up)
     trim = net.receptive_radius() + -net.receptive_radius() % cell
@@ -248,7 +266,7 @@ def map_scenes(args, run, items, predictor, state, threshold: float) -> tuple[in
     """Map the scenes that have no record yet, one after the other; returns how many, and what is broken."""
     ends = ("_snow_cover.*", "_mask.tif", "_probability.tif", "_preview.png")
     run.begin(*old_files(args.out, *WRITTEN, *(f"*/*{end}" for end in ends)))
-    stop, mapped, broken = runs.StopSignal(), 0, []
+    stop, mapped, broken, reasons = runs.StopSignal(), 0, [], Counter()
     about = {"device": str(predictor.device), "precision": str(predictor.dtype)}
     for number, (scene, site) in enumerate(runs.progress(items, len(items), "scenes")):
         record = record_path(args.out, scene)
@@ -259,20 +277,28 @@ def map_scenes(args, run, items, predictor, state, threshold: float) -> tuple[in
         try:
             outcome = {**map_scene(args, predictor, state, scene, site, threshold), **about}
         except BadInput as error:
+            why = str(error).rstrip(".")
             if not (args.skip_bad or args.share):
-                raise BadInput(
-                    f"{str(error).rstrip('.')}. Mend it, or leave such scenes out with --skip-bad."
-                ) from None
+                others = [item for item in items if item[0] != scene]
+                if any_opens(args, state, others):
+                    raise BadInput(f"{why}. Mend it, or leave such scenes out with --skip-bad.") from None
+                alike = f". No other scene ({len(others)} tried) can be mapped either" if others else ""
+                raise BadInput(f"{why}{alike}.") from None
+            reason = why.removeprefix(f"{scene.path}: ")
+            reasons[reason] += 1
+            if reasons[reason] == 1:
+                runs.say(f"{'left out' if args.skip_bad else 'broken'}: {why}")
             record.parent.mkdir(exist_ok=True)
             if not args.skip_bad:
-                runs.say(f"broken: {error}")
                 shares.write_why(record, str(error))
                 broken.append(str(error))
                 continue
-            runs.say(f"left out: {error}")
             outcome = {"left_out": str(error)}
         runs.write_json(record, outcome)
         mapped += 1
+    for reason, count in reasons.items():
+        if count > 1:
+            runs.say(f"{'left out' if args.skip_bad else 'broken'}, {count} scenes: {reason}")
     return mapped, broken
 
 
@@ -300,7 +326,8 @@ def collect(args, run, items, threshold: float) -> int:
     if absent:
         raise shares.missing(args.out, "scenes", len(items), absent)
     if not outcomes:
-        raise BadInput(f"{args.data}: none of {len(items)} scenes could be mapped; the first: {left_out[0]}")
+        scenes = runs.counted(len(items), "scene")
+        raise BadInput(f"{args.data}: none of {scenes} could be mapped; the first: {left_out[0]}")
     shares.tidy(args.out)
     cover.write(args.out, [o["row"] for o in outcomes], [row for o in outcomes for row in o["by_elevation"]])
     qgis_style.write(args.out)
@@ -319,7 +346,7 @@ def collect(args, run, items, threshold: float) -> int:
 def get_parser():
     parser = runs.get_parser(__doc__, *runs.COMMON, data="triplets folder, scenes folder or one GeoTIFF")
     add = parser.add_argument
-    add("--weights", type=Path, required=True, metavar="PT", help="a checkpoint of train_unet.py")
+    add("--weights", type=Path, metavar="PT", help="best.pt of train_unet.py, needed")
     add("--split", choices=("train", "val", "test", "all"), default="test", help="of triplets")
     add(
         "--threshold",
@@ -351,6 +378,21 @@ def get_parser():
     return parser
 
 
+def check_weights(path: Path | None) -> None:
+    if path is None:
+        raise BadInput(
+            "--weights: not given; pass the best.pt of a train_unet.py run, as <its --out>/best.pt."
+        )
+    if path.is_dir():
+        inside = path / "best.pt"
+        way = (
+            f"pass {inside}" if inside.exists() else "it holds no best.pt; choose the --out of train_unet.py"
+        )
+        raise BadInput(f"--weights {path}: is a folder, expected a checkpoint file; {way}")
+    if not path.exists():
+        raise BadInput(f"--weights {path}: no such file; train_unet.py writes best.pt into its --out.")
+
+
 def main(args) -> int:
     shares.check(args)
     if args.threshold is not None and not 0 <= args.threshold <= 1:
@@ -359,6 +401,7 @@ def main(args) -> int:
         raise BadInput(
             "--batch, --elevation-step-m and --overlays must be positive, --tile a multiple of 16."
         )
+    check_weights(args.weights)
     if not args.data.exists():
         raise BadInput(f"{args.data}: no such file or folder.")
     if args.out.exists() and args.out.samefile(args.data):
@@ -392,7 +435,8 @@ def main(args) -> int:
     threshold = state["threshold"] if args.threshold is None else args.threshold
     if args.dry_run and not on_triplets:
         todo = len(read_records(args.out, mine)[2])
-        runs.say(f"would {'collect' if args.collect else 'map'} {len(mine)} scenes, {todo} without a record")
+        what, many = "collect" if args.collect else "map", runs.counted(len(mine), "scene")
+        runs.say(f"would {what} {many}, {todo} without a record")
         return runs.DONE
     if args.collect:
         return collect(args, run, items, threshold)

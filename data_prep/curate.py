@@ -192,7 +192,7 @@ def process(args, sites: list[Path], weather: dict) -> tuple[int, int, list[str]
             else:
                 done, left_out = done + 1, left_out + curation_journal.unreadable(outcome)
     if stop.requested:
-        raise runs.Interrupted(f"{before + done} of {len(numbers)} pairs are done.")
+        raise runs.Interrupted(f"{before + done} of {runs.counted(len(numbers), 'pair')} done.")
     return done, before, left_out, broken
 
 
@@ -203,7 +203,11 @@ def drop_repeats(records: list[dict]) -> None:
     from data_prep import pairs
 
     kept: dict[tuple, list] = {}
-    for record in sorted((r for r in records if not r["rule"]), key=lambda r: (abs(r["gap_hours"]), r["id"])):
+
+    def best_first(record):
+        return abs(record["gap_hours"]), -record["valid_fraction"], record["id"]
+
+    for record in sorted((r for r in records if not r["rule"]), key=best_first):
         ground = round(record["latitude"], 4), round(record["longitude"], 4)
         here = kept.setdefault(ground, [])
         pixels = np.array(record["pixels_db"], float)
@@ -292,12 +296,36 @@ def get_parser():
     )
     add = parser.add_argument
     add("--index", choices=INDICES, default="combined", help="snow index of the masks")
-    add("--max-gap-hours", type=float, default=24, metavar="H", help="between the radar and the optical pass")
-    add("--tile", type=int, default=256, metavar="PX")
+    add(
+        "--max-gap-hours",
+        type=float,
+        default=24,
+        metavar="H",
+        help="largest gap between radar and optical pass",
+    )
+    add("--tile", type=int, default=256, metavar="PX", help="side of a tile; smaller sites are one tile")
     add("--resolution-m", type=float, default=10, metavar="M", help="pixel for scenes on a geographic grid")
-    add("--max-cloud-share", type=float, default=0.3, metavar="S")
-    add("--min-valid-share", type=float, default=0.5, metavar="S")
-    add("--min-class-share", type=float, default=0.0, metavar="S", help="0 keeps all-snow and all-bare tiles")
+    add(
+        "--max-cloud-share",
+        type=float,
+        default=0.3,
+        metavar="S",
+        help="of cloud and shadow in the optical pixels of a tile",
+    )
+    add(
+        "--min-valid-share",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="of a tile with radar, optical data and a label",
+    )
+    add(
+        "--min-class-share",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="of the rarer class in a tile; 0 keeps all-snow and all-bare tiles",
+    )
     add(
         "--snow-season",
         type=int,
@@ -306,13 +334,23 @@ def get_parser():
         metavar=("FIRST", "LAST"),
         help="northern months in which `combined` looks for snow under trees",
     )
-    add("--cloud-buffer-px", type=int, default=2, metavar="PX")
     add(
-        "--shadow-reach-px", type=int, default=40, metavar="PX", help="where no cloud band has a shadow class"
+        "--cloud-buffer-px",
+        type=int,
+        default=2,
+        metavar="PX",
+        help="margin of no data around clouds, without SCL",
     )
-    add("--speckle", choices=("none", "lee"), default="none")
-    add("--speckle-window", type=int, default=7, metavar="PX")
-    add("--looks", type=float, default=4.4, help="equivalent number of looks, for the filter")
+    add(
+        "--shadow-reach-px",
+        type=int,
+        default=40,
+        metavar="PX",
+        help="how far clouds throw shadow, without SCL",
+    )
+    add("--speckle", choices=("none", "lee"), default="none", help="filter of the radar")
+    add("--speckle-window", type=int, default=7, metavar="PX", help="side of the filter's window, odd")
+    add("--looks", type=float, default=4.4, metavar="N", help="equivalent number of looks, for the filter")
     add(
         "--reference",
         choices=("none", "summer", "warm"),
@@ -327,7 +365,7 @@ def get_parser():
     )
     add("--need-reference", action="store_true", help="leave out scenes that have no reference")
     add("--weather", type=Path, metavar="CSV", help="daily temperature of the sites, for --reference warm")
-    add("--units", choices=("dB", "linear"), help="of radar files without that tag")
+    add("--units", choices=("dB", "linear"), help="units of radar files without that tag")
     add("--backscatter", choices=("sigma0", "gamma0", "gamma0_rtc"), help="of radar files without that tag")
     add("--sheet", type=int, default=24, metavar="N", help="triplets on a contact sheet")
     add("--card", action="store_true", help="write a data-set card with sources, licences and checksums")
@@ -374,6 +412,7 @@ def main(args) -> int:
     shares.check(args)
     check(args)
     sites = scenes.list_sites(args.data)
+    scenes.leave_out_overlooked(args.data, args.skip_bad)
     mine = shares.mine(sites, args.share)
     run = runs.Run(args, [args.data, *degree_days.files(args.weather)])
     if run.finished():
@@ -381,10 +420,12 @@ def main(args) -> int:
     weather = degree_days.read_weather(args.weather) if args.weather else {}
     if next(numbered(args, sites), None) is None:
         raise BadInput(f"{args.data}: the sites hold no scene at all (s1/*.tif, s2/*.tif).")
+    pairs.need_one_backscatter(args, (task for _, task in numbered(args, mine)))
     if args.dry_run:
         found = [isinstance(task, dict) for _, task in numbered(args, mine)]
         cut, alone = found.count(False), found.count(True)
-        runs.say(f"{len(mine)} sites, {cut} pairs to cut into tiles, {alone} scenes without a partner")
+        there, todo = runs.counted(len(mine), "site"), runs.counted(cut, "pair")
+        runs.say(f"{there}, {todo} to cut into tiles, {runs.counted(alone, 'scene')} without a partner")
         return runs.DONE
     if args.overwrite:  # before the new arguments are on record: nothing of the old ones may be gone on from
         for path in args.out.glob("journal*.jsonl"):

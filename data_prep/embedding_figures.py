@@ -180,8 +180,7 @@ def retrieval(path: Path, found: dict, treatments, at, limits, title: str, note:
         axes.grid(axis="y", color="#E5E5E5", lw=0.5)
         axes.tick_params(axis="y", labelsize=6)
     grid[0, -1].set_yscale("log")  # random weights lie a hundred times as far apart as trained ones
-    grid[0, -1].yaxis.set_major_formatter(pictures.LOG_TICKS)
-    grid[0, -1].yaxis.set_minor_formatter("")
+    pictures.plain_log(grid[0, -1].yaxis)
     for value in limits:
         grid[0, -1].axhline(value, color="black", ls="--", lw=0.6)
     grid[1, -1].set_ylim(0, 1.05)

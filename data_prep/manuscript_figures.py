@@ -157,7 +157,7 @@ def gap(run: dict) -> dict:
     told = [v for row in rows for name in triple("unexplained") if (v := number(row, name)) is not None]
     if told and min(told) > 0 and max(told) > 5:
         right.set_xscale("log")
-        right.xaxis.set_major_formatter(pictures.LOG_TICKS)
+        pictures.plain_log(right.xaxis)
     else:
         right.set_xlim(left=min(0, right.get_xlim()[0]))
     handles, names = left.get_legend_handles_labels()

@@ -1,12 +1,14 @@
 """From two scenes to judged tiles: which radar goes with which optical, one grid, one mask, the rules."""
 
+import contextlib
 import datetime
 import itertools
 from pathlib import Path
 
 import numpy as np
 
-from data_prep import rasters, references, sar, scenes, snow_index, terrain, truth
+from data_prep import rasters, references, sar, scenes, shares, snow_index, terrain, truth
+from data_prep.runs import BadInput
 
 RULES = {  # in the order in which they are applied; the first that fails names the rejection
     "unreadable": "a file cannot be read or is not what its tags say",
@@ -20,7 +22,7 @@ RULES = {  # in the order in which they are applied; the first that fails names 
     "no-valid-pixel": "no pixel has both radar and a label",
     "valid-share": "less than --min-valid-share of the tile has both radar and a label",
     "class-share": "snow or snow-free pixels are fewer than --min-class-share of the valid ones",
-    "superseded": "the same radar tile has an optical partner nearer in time",
+    "superseded": "the radar tile has another optical partner, nearer in time or as near and no less valid",
     "near-duplicate": "the radar tile repeats another one of this place, pixel for pixel",
 }
 
@@ -66,6 +68,23 @@ def candidates(args):
                     "reason": reason,
                     "gap_hours": nearest,
                 }
+
+
+def need_one_backscatter(args, tasks) -> None:
+    """Radar with a partner must be of one kind at all sites; files that cannot be read are refused later."""
+    places = {task[1].path: task[0].name for task in tasks if not isinstance(task, dict)}
+    kinds: dict[str, set[str]] = {}
+    for path, site in places.items():
+        with contextlib.suppress(BadInput):
+            kind = rasters.open_header(path).tags.get("backscatter", args.backscatter)
+            if kind in rasters.BACKSCATTER:
+                kinds.setdefault(kind, set()).add(site)
+    if len(kinds) > 1:
+        each = [f"{kind} at {shares.some(sorted(kinds[kind])).replace('; ', ', ')}" for kind in sorted(kinds)]
+        raise BadInput(
+            f"{args.data}: mixes kinds of backscatter, which differ by several dB on slopes "
+            f"({'; '.join(each)}). Curate each kind from a folder of its own, or make them one."
+        )
 
 
 def tiles_of(height: int, width: int, tile: int) -> list[tuple[int, int, int, int]]:

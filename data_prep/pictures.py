@@ -8,7 +8,6 @@ from data_prep.runs import atomic
 
 SNOW_COLOUR, BARE_COLOUR, NO_DATA_COLOUR = (86, 180, 233), (120, 94, 60), (190, 190, 190)
 MISSED_SNOW, FALSE_SNOW = (240, 228, 66), (213, 94, 0)
-LOG_TICKS = "{x:g}"  # matplotlib's own are mathematics, which figure() turns off
 KINDS = {"sar": "radar", "rgb": "RGB"}
 MASK_KEY = {"snow": SNOW_COLOUR, "snow-free": BARE_COLOUR, "no data": NO_DATA_COLOUR}
 
@@ -24,6 +23,18 @@ def figure(width_inches: float, height_inches: float):
     plt.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
     plt.rcParams["text.parse_math"] = False
     return plt.figure(figsize=(width_inches, height_inches), layout="constrained")
+
+
+def plain_log(axis) -> None:
+    """Label a logarithmic axis with plain numbers: matplotlib's are mathematics, which figure() turns off."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):  # whose rule says which ticks have a label
+        def __call__(self, x, pos=None):
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain())
 
 
 def save(fig, path: Path, dpi: int = 150) -> None:
@@ -163,7 +174,7 @@ def training_curves(path: Path, epochs: list[dict], title: str) -> None:
     score.set(xlabel="epoch", ylabel="score (snow)", ylim=(0, 1.02))
     rate.plot(x, [record["learning_rate"] for record in epochs], color="#444444", marker=".")
     rate.set(xlabel="epoch", ylabel="learning rate", yscale="log")
-    rate.yaxis.set_major_formatter(LOG_TICKS)
+    plain_log(rate.yaxis)
     for axes in (loss, score, rate):
         axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (loss, score):
@@ -205,7 +216,7 @@ def probability_histogram(
         label = f"threshold {threshold:.3f}"
         left.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
     left.set(xlabel="predicted probability of snow", ylabel="pixels", yscale="log", xlim=(0, 1))
-    left.yaxis.set_major_formatter(LOG_TICKS)
+    plain_log(left.yaxis)
     left.legend(framealpha=0.9, edgecolor="none", fontsize=7)
     right.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="calibrated")
     used = [row for row in calibration if row["pixels"]]

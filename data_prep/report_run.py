@@ -14,7 +14,7 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from data_prep.runs import BadInput
+from data_prep.runs import BadInput, counted
 
 # What each kind of step is, the arguments that no other job has, and the tables that are read of it.
 KINDS = {
@@ -175,11 +175,6 @@ def number(row: dict, name: str) -> float | None:
     except (TypeError, ValueError, AttributeError, OverflowError):
         return None
     return value if math.isfinite(value) else None
-
-
-def counted(count, name: str) -> str:
-    """A count and what is counted: "1 site", "2,000 sites"."""
-    return f"{count:,.0f} {name}{'s' * (count != 1)}"
 
 
 def part(value, *names) -> dict:

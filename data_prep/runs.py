@@ -38,6 +38,7 @@ CANNOT_WRITE = (
     errno.ENAMETOOLONG,
 )  # fmt: skip
 TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12})\.([0-9]+)\.tmp")
+ALIVE: list[Path] = []  # temporary files that say to other processes: a run is at work in this folder
 
 
 class BadInput(Exception):
@@ -164,6 +165,8 @@ def start(main, parser: argparse.ArgumentParser, argv: list[str] | None = None) 
         )
         return BAD_INPUT
     finally:
+        for path in ALIVE:
+            path.unlink(missing_ok=True)
         if (
             "multiprocessing" in sys.modules
         ):  # workers ignore SIGTERM, so the interpreter would wait for them for ever
@@ -240,23 +243,45 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{process_space()}.{os.getpid()}.tmp")
 
 
-def sweep(folder: Path, idle_s: float = 24 * 3600) -> None:
-    """Delete temporary files that killed runs left in `folder`.
+def is_dead(path: Path, idle_s: float = 24 * 3600) -> bool:
+    """Whether a killed run left this temporary file.
 
-    Of this machine and container: those of processes that are dead. Of others: those that nobody touched for
-    `idle_s` seconds.
+    Of this machine and container: if its process is dead. Of others: if nobody touched it for `idle_s`
+    seconds.
     """
+    match = TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    space, pid = match.groups()
+    try:
+        if space != process_space():
+            return time.time() - path.stat().st_mtime >= idle_s
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    except PermissionError:  # alive, another user's
+        return False
+    return False
+
+
+def sweep(folder: Path, idle_s: float = 24 * 3600) -> None:
+    """Delete temporary files that killed runs left in `folder`, see is_dead."""
     for place, _, files in os.walk(folder):
-        for path in (Path(place, name) for name in files if TEMPORARY.fullmatch(name)):
-            space, pid = TEMPORARY.fullmatch(path.name).groups()
-            with contextlib.suppress(FileNotFoundError, PermissionError):  # gone; or alive, another user's
-                if space == process_space():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), 0)
-                        continue
-                elif time.time() - path.stat().st_mtime < idle_s:
-                    continue
-                path.unlink(missing_ok=True)
+        for path in (Path(place, name) for name in files):
+            if is_dead(path, idle_s):
+                with contextlib.suppress(PermissionError):  # another user's
+                    path.unlink(missing_ok=True)
+
+
+def nothing_made(folder: Path) -> bool:
+    """Whether a run that began in `folder` made nothing yet; a log and empty files are nothing."""
+    for place, folders, files in os.walk(folder):
+        if any(os.path.islink(os.path.join(place, name)) for name in (*folders, *files)):
+            return False
+        for path in (Path(place, name) for name in files):
+            if path.name not in ("args.json", "log.jsonl") and not is_dead(path) and path.stat().st_size:
+                return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -351,18 +376,22 @@ class Run:
         self.inputs = {str(path): fingerprint(path, self.out) for path in inputs}
 
     def before(self, name: str) -> dict | None:
-        """What `name` in `out` says of the run that began there; refuses one of other arguments or input."""
+        """What `name` in `out` says of the run that began there; refuses one of other arguments or input.
+
+        None without such a run, and where one began, was refused or killed, and made nothing: this run takes
+        the folder over, unless tasks of an array share it, which may have begun this very moment.
+        """
         try:
             before = json.loads((self.out / name).read_text(encoding="utf-8"))
             if name == "args.json" and self.arguments.get("skip_bad"):
                 before["arguments"]["skip_bad"] = True  # nothing bad is among what was done without it
-            changed = differences(before["arguments"], self.arguments) + differences(
-                before["inputs"], self.inputs
-            )
+            changed = differences(before, {"arguments": self.arguments, "inputs": self.inputs})
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{self.out / name}: not written by this job; choose another --out.") from None
+        if changed and name == "args.json" and not self.share and nothing_made(self.out):
+            return None
         if changed:
             raise BadInput(
                 f"{self.out}: made with other arguments or input ({'; '.join(changed)}); "
@@ -397,6 +426,11 @@ class Run:
                 (self.out / name).unlink(missing_ok=True)
         elif self.share:
             self.before("args.json")  # another task may have begun since finished() looked
+        elif nothing_made(self.out):
+            (self.out / "log.jsonl").unlink(missing_ok=True)
+        if not self.share:
+            ALIVE.append(temporary_name(self.out / "running"))
+            ALIVE[-1].write_text("a run is at work here\n")
         if not path.exists() or path.read_bytes() != text.encode():  # tasks do not replace each other's
             write_text(path, text)
 
@@ -434,13 +468,22 @@ class Run:
 
 
 def differences(before: dict, now: dict) -> list[str]:
-    return [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        if not isinstance(now.get(key), dict)
-        else f"{key} has changed"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    """What differs, in words; inputs that only one of the two has where no argument tells of them."""
+    old, new = before["arguments"], now["arguments"]
+    found = []
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            was, value = ("not given" if v is None else repr(v) for v in (old.get(key), new.get(key)))
+            told = isinstance(new.get(key), dict)
+            found.append(f"{key} has changed" if told else f"{key} was {was}, is {value}")
+    one_sided = not found
+    for path in sorted({*before["inputs"], *now["inputs"]}):
+        was, value = before["inputs"].get(path), now["inputs"].get(path)
+        if was and value and was != value:
+            found.append(f"the content of {path} has changed")
+        elif was != value and one_sided:
+            found.append(f"{path} is {'new' if value else 'not there any more'}")
+    return found
 
 
 def peak_memory_mib() -> float:
@@ -494,6 +537,11 @@ def git_commit() -> str | None:
 
 def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def counted(count, name: str) -> str:
+    """A count and what is counted: "1 site", "2,000 sites"."""
+    return f"{count:,.0f} {name}{'s' * (count != 1)}"
 
 
 def say(text: str) -> None:

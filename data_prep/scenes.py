@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep import sar, terrain
 from data_prep.rasters import RADAR, Grid, Raster, open_header, read_on, sample
-from data_prep.runs import BadInput
+from data_prep.runs import BadInput, say
 
 SCENE_NAME = re.compile(
     r"(?P<date>\d{4}-\d{2}-\d{2})(?:T(?P<time>\d{6}))?(?:_(?P<orbit>[A-Za-z0-9-]+))?\.tif"
@@ -37,10 +37,16 @@ def list_sites(folder: Path) -> list[Path]:
         raise BadInput(
             f"{folder}: no such folder; --data names a scenes folder (<site>/s1/*.tif, <site>/s2/*.tif)."
         )
+    if (Path(folder) / "site.json").is_file():
+        raise BadInput(
+            f"{folder}: holds a site.json, so it is one site; --data names the folder of sites: pass "
+            f"{Path(folder).resolve().parent}."
+        )
     sites = sorted(path.parent for path in Path(folder).glob("*/site.json"))
     if not sites:
         raise BadInput(
-            f"{folder}: no <site>/site.json found; lay scenes out as the README's 'Your own scenes' says."
+            f"{folder}: no <site>/site.json found; lay scenes out as docs/own-data.md says, "
+            "under 'Your own scenes'."
         )
     for site in sites:
         if not SAFE_NAME.fullmatch(site.name):
@@ -48,6 +54,25 @@ def list_sites(folder: Path) -> list[Path]:
                 f"{site}: a site's name may hold letters, digits, '.', '_' and '-' only; rename the folder."
             )
     return sites
+
+
+def leave_out_overlooked(folder: Path, skip_bad: bool) -> None:
+    """What looks like scenes but would not be read is refused, or with `skip_bad` said."""
+    places = [place for place in sorted(Path(folder).glob("*/s[12]")) if place.is_dir()]
+    bare = sorted({place.parent for place in places if not (place.parent / "site.json").exists()})
+    found = [f"{site}: holds scenes but no site.json (site, latitude, longitude); write one" for site in bare]
+    for path in (path for place in places for path in sorted(place.iterdir())):
+        if (
+            path.suffix.lower() in (".tif", ".tiff")
+            and path.suffix != ".tif"
+            and path.parent.parent not in bare
+        ):
+            found.append(f"{path}: ends in {path.suffix}, scenes end in .tif; rename it")
+    if found and not skip_bad:
+        more = f" (and {len(found) - 1} more such)" if len(found) > 1 else ""
+        raise BadInput(f"{found[0]}{more}, or leave such out with --skip-bad.")
+    for problem in found:
+        say(f"left out: {problem}")
 
 
 def read_site(folder: Path) -> dict:

@@ -25,7 +25,9 @@ def rank(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
 
-def deal(groups: dict[str, tuple[int, bool]], fractions: dict[str, float], seed: int) -> dict[str, str]:
+def deal(
+    groups: dict[str, tuple[int, bool]], fractions: dict[str, float], seed: int, kind: str = "site"
+) -> dict[str, str]:
     """Deal groups (size, has snow) in the seed's order, each to the split that lacks most of its share.
 
     Groups with snow are dealt first and on their own, so that every split gets some while they last; no split
@@ -34,8 +36,8 @@ def deal(groups: dict[str, tuple[int, bool]], fractions: dict[str, float], seed:
     wanted = {name: fraction for name, fraction in fractions.items() if fraction > 0}
     if len(groups) < len(wanted):
         raise BadInput(
-            f"{len(groups)} group(s) of ground cannot fill {len(wanted)} splits ({', '.join(wanted)}); "
-            "bring more sites, or split by blocks or years."
+            f"{runs.counted(len(groups), kind)} with triplets cannot fill {len(wanted)} splits "
+            f"({', '.join(wanted)}); bring more sites, or split by blocks or years."
         )
     dealt: dict[str, str] = {}
     for snowy in (True, False):
@@ -81,7 +83,8 @@ def by_year(rows, args) -> list[str]:
     first_late = len(years) - sum(late.values())
     if first_late < 1:
         raise BadInput(
-            f"{len(years)} hydrological year(s) cannot fill {1 + len(late)} splits; split by site instead."
+            f"{runs.counted(len(years), 'hydrological year')} cannot fill {1 + len(late)} splits; "
+            "split by site instead."
         )
     names = ["train"] * first_late + [name for name, number in late.items() for _ in range(number)]
     dealt = dict(zip(years, names, strict=True))
@@ -107,7 +110,7 @@ def by_block(rows, args) -> list[str]:
         names.append(
             f"{math.floor(x / args.block_m)},{math.floor(latitude * METRES_A_DEGREE / args.block_m)}"
         )
-    dealt = deal(grouped(names, rows), args.fractions, args.seed)
+    dealt = deal(grouped(names, rows), args.fractions, args.seed, "block")
     splits = [dealt[name] for name in names]
     close = {
         i for pair in neighbours(boxes, args.buffer_m) for i in pair if len({splits[j] for j in pair}) > 1
@@ -198,7 +201,12 @@ def get_parser():
         __doc__, "--data", "--out", "--config", "--seed", "--overwrite", "--dry-run", data="a triplets folder"
     )
     add = parser.add_argument
-    add("--by", choices=list(METHODS), default="site")
+    add(
+        "--by",
+        choices=list(METHODS),
+        default="site",
+        help="what is new to the test: places, winters, both; block: of one large site",
+    )
     add("--val", type=float, default=0.2, metavar="S", help="share of the triplets for validation")
     add("--test", type=float, default=0.2, metavar="S", help="share of the triplets for the test")
     add("--block-m", type=float, default=20000, metavar="M", help="side of a block, for --by block")
@@ -254,6 +262,11 @@ def main(args) -> int:
             f"{name:6s} {row['triplets']:6d} triplets {row['sites']:4d} sites   "
             f"snow {share} of labelled pixels, snow in {row['tiles_with_snow']} tiles"
         )
+    filled = {name: row for name, row in table.items() if name != "unused" and row["triplets"]}
+    without_snow = [name for name, row in filled.items() if not row["tiles_with_snow"]]
+    for name in without_snow:
+        lost = "nothing shows it snow" if name == "train" else "its scores say nothing about finding snow"
+        runs.say(f"warning: {name} has no snow at all: {lost}; bring snowy sites or dates")
     if args.by == "year":
         runs.say(
             "split by year: the same ground is on both sides, in other winters; "
@@ -284,7 +297,7 @@ def main(args) -> int:
     )
     title = f"Split by {args.by}{triplets.origin(rows)}"
     pictures.class_balance(args.out / "class_balance.png", table, title)
-    return run.finish(balance=table, by=args.by, shares_ground=args.by == "year")
+    return run.finish(balance=table, without_snow=without_snow, by=args.by, shares_ground=args.by == "year")
 
 
 if __name__ == "__main__":

@@ -154,6 +154,21 @@ def test_one_radar_image_is_kept_once_and_repeats_are_found(tmp_path):
     assert rules.count("superseded") == 2 and rules.count("near-duplicate") >= 1
 
 
+def test_of_partners_as_near_in_time_the_one_with_more_valid_pixels_is_kept(tmp_path):
+    site, where = write_site(tmp_path / "scenes", "a", 1), grid(east=610000)
+    (first,) = (site / "s2").iterdir()
+    snow, cloud = blobs(96, 96, 100), np.zeros((96, 96), bool)
+    cloud[:, :20] = True
+    first.unlink()
+    write_optical(site / "s2" / "2021-01-10T003000.tif", snow, where, cloud=cloud)  # 5 h before the radar
+    write_optical(site / "s2" / "2021-01-10T103000.tif", snow, where)  # 5 h after
+    curate(tmp_path / "scenes", tmp_path / "out")
+    (kept,), (left) = table(tmp_path / "out" / "triplets.csv"), table(tmp_path / "out" / "rejected.csv")
+    assert kept["s2_date"] == "2021-01-10T103000" and float(kept["valid_fraction"]) == 1
+    assert [r["rule"] for r in left] == ["superseded"] and kept["id"] in left[0]["reason"]
+    assert "as near" in left[0]["reason"]
+
+
 def test_misregistration_is_flagged_not_rejected(tmp_path):
     field = np.zeros((160, 160))
     random_ = np.random.default_rng(3)
@@ -311,6 +326,19 @@ def test_bad_files_stop_with_a_sentence_or_are_left_out_by_name(tmp_path, what):
     assert row["site"] == "bad" and said in row["reason"]
 
 
+def test_mixed_kinds_of_backscatter_are_refused_by_site(tmp_path):
+    for seed, kind in ((1, "gamma0"), (2, "sigma0"), (3, "sigma0")):
+        site = write_site(tmp_path / "scenes", f"site-{seed}", seed)
+        path, where = next((site / "s1").iterdir()), grid(east=600000 + 10000 * seed)
+        write_radar(path, blobs(96, 96, 100 * seed), where, backscatter=kind)
+    words = ("--data", tmp_path / "scenes", "--out", tmp_path / "out", "--workers", 0)
+    refuse("curate", *words, "--skip-bad", saying="(gamma0 at site-1; sigma0 at site-2, site-3)")
+    assert not (tmp_path / "out").exists()
+    optical = next((tmp_path / "scenes" / "site-1" / "s2").iterdir())
+    optical.rename(optical.with_name("2021-03-10T101500.tif"))  # no partner any more: no triplet of gamma0
+    curate(tmp_path / "scenes", tmp_path / "out")
+
+
 def test_units_may_be_stated(tmp_path):
     site = write_site(tmp_path / "scenes", "a", 1)
     damage(site, "no units")
@@ -336,7 +364,9 @@ def test_bad_arguments(world, tmp_path, words, said):
 def test_bad_folders(world, tmp_path):
     refuse("curate", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", saying="nowhere")
     (tmp_path / "empty").mkdir()
-    refuse("curate", "--data", tmp_path / "empty", "--out", tmp_path / "out", saying="site.json")
+    refuse("curate", "--data", tmp_path / "empty", "--out", tmp_path / "out", saying="docs/own-data.md")
+    one = world / "site-0"
+    refuse("curate", "--data", one, "--out", tmp_path / "out", saying=f"of sites: pass {world.resolve()}")
     (tmp_path / "empty" / "we ird; name").mkdir()
     (tmp_path / "empty" / "we ird; name" / "site.json").write_text("{}")
     refuse("curate", "--data", tmp_path / "empty", "--out", tmp_path / "out", saying="rename the folder")
@@ -357,6 +387,20 @@ def test_bad_folders(world, tmp_path):
     refuse(
         "curate", "--data", tmp_path / "more", "--out", tmp_path / "out3", "--workers", 0, saying="rename it"
     )
+
+
+def test_scenes_that_would_be_overlooked_are_refused_by_name(tmp_path):
+    write_site(tmp_path / "scenes", "good", 2)
+    bare, tiff = (write_site(tmp_path / "scenes", name, seed) for seed, name in ((1, "bare"), (3, "tiff")))
+    (bare / "site.json").unlink()
+    words = ("--data", tmp_path / "scenes", "--out", tmp_path / "out", "--workers", 0)
+    refuse("curate", *words, saying=f"{bare}: holds scenes but no site.json")
+    path = next((tiff / "s1").iterdir())
+    path = path.rename(path.with_suffix(".tiff"))
+    assert "(and 1 more such)" in refuse("curate", *words, saying="leave such out with --skip-bad")
+    said = curate(tmp_path / "scenes", tmp_path / "out", "--skip-bad").stderr
+    assert f"left out: {bare}: " in said and f"left out: {path}: ends in .tiff" in said
+    assert {r["site"] for r in table(tmp_path / "out" / "triplets.csv")} == {"good"}
 
 
 def test_other_arguments_are_refused_unless_told_to_overwrite(world, tmp_path):

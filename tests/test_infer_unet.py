@@ -380,6 +380,43 @@ def test_input_must_cover_the_contract(scene, triplets_folder, trained, tmp_path
     )
 
 
+def test_what_is_left_out_is_said_once_a_reason(world, trained, tmp_path):
+    shutil.copytree(world, tmp_path / "scenes")
+    paths = sorted((tmp_path / "scenes").glob("site-*/s1/*.tif"))
+    for path in paths[:5]:
+        with rasterio.open(path, "r+") as source:
+            source.update_tags(backscatter="gamma0")
+    done = infer(tmp_path / "scenes", trained / "best.pt", tmp_path / "a", "--skip-bad")
+    lines = [line for line in done.stderr.splitlines() if "left out" in line]
+    assert len(lines) == 2 and paths[0].name in lines[0] and lines[1].startswith("left out, 5 scenes: backsc")
+    assert len(result(done)["left_out"]) == 5 and result(done)["scenes"] == 7
+
+
+def test_leaving_out_is_offered_only_where_something_would_remain(world, trained, tmp_path):
+    shutil.copytree(world / "site-0", tmp_path / "scenes" / "site-0")
+    first, last = sorted((tmp_path / "scenes").glob("site-*/s1/*.tif"))
+    words = ("--weights", trained / "best.pt", "--out", tmp_path / "out")
+    for path, said in ((first, "--skip-bad"), (last, "No other scene (1 tried) can be mapped")):
+        with rasterio.open(path, "r+") as source:
+            source.update_tags(backscatter="gamma0")
+        line = refuse("infer_unet.py", "--data", tmp_path / "scenes", *words, saying=said)
+        assert ("--skip-bad" in line) == (path == first)
+    assert "--skip-bad" not in refuse("infer_unet.py", "--data", first, *words, saying="gamma0")
+
+
+def test_weights_that_are_no_file_are_explained(world, trained, tmp_path):
+    words = ("infer_unet.py", "--data", world, "--out", tmp_path / "out")
+    refuse(*words, saying="--weights: not given; pass the best.pt")
+    refuse(
+        *words,
+        "--weights",
+        trained,
+        saying=f"is a folder, expected a checkpoint file; pass {trained}/best.pt",
+    )
+    refuse(*words, "--weights", tmp_path, saying="it holds no best.pt")
+    refuse(*words, "--weights", tmp_path / "no.pt", saying="no such file; train_unet.py writes best.pt")
+
+
 def test_a_broken_scene_is_left_out_by_name(world, trained, tmp_path):
     shutil.copytree(world, tmp_path / "scenes")
     bad = next((tmp_path / "scenes" / "site-3" / "s1").glob("*.tif"))

@@ -1,5 +1,6 @@
 import argparse
 import errno
+import importlib
 import json
 import os
 import subprocess
@@ -33,6 +34,14 @@ def test_help_is_fast_and_shows_how_to_run(name):
         times.append(time.time() - began)
         assert done.returncode == 0 and "python " in done.stdout and "--out" in done.stdout
     assert min(times) < 0.7
+
+
+@pytest.mark.parametrize(
+    "name", ["infer_unet", *(f"data_prep.{job}" for job in ("curate", "split", "sample"))]
+)
+def test_every_flag_has_a_help_text(name):
+    parser = importlib.import_module(name).get_parser()
+    assert [action.dest for action in parser._actions if not action.help] == []
 
 
 def test_jobs_import_no_jobs_and_libraries_not_each_other():
@@ -112,8 +121,70 @@ def test_tasks_that_begin_at_once_share_one_record(tmp_path):
     assert subprocess.run([*again, "128", "0"]).returncode == 2
 
 
+def test_a_refused_run_leaves_the_folder_to_the_corrected_one(tmp_path):
+    """Nothing was made: other arguments take over. Something was, or tasks share the folder: refused."""
+    out = tmp_path / "out"
+    begin = "import argparse, sys; from pathlib import Path; from data_prep import runs\n" + (
+        "def main(args):\n    runs.Run(args, []).begin()\n    raise runs.BadInput('no such thing.')\n"
+        "parser = runs.get_parser('doc', '--out', '--overwrite')\n"
+        "parser.add_argument('--width', type=int)\nsys.exit(runs.start(main, parser))\n"
+    )
+    words = [sys.executable, "-c", begin, "--out", str(out), "--width", "1"]
+    assert subprocess.run(words, cwd=ROOT).returncode == 2
+    assert [path.name for path in out.iterdir()] == ["args.json"]
+    (out / "sar" / "empty").mkdir(parents=True)
+    (out / "journal.jsonl").touch()
+    (out / "log.jsonl").write_text('{"epoch": 0}\n')
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (out / "sar" / f".x.tif.{runs.process_space()}.{dead.pid}.tmp").write_text("half")
+    shared = runs.Run(job(tmp_path, width=2, share=(0, 2)), [])
+    with pytest.raises(runs.BadInput, match="other arguments or input"):
+        shared.finished()
+    (out / "sar" / "link").symlink_to(tmp_path)
+    with pytest.raises(runs.BadInput, match="width was 1, is 2"):
+        runs.Run(job(tmp_path, width=2), []).finished()
+    (out / "sar" / "link").unlink()
+    corrected = runs.Run(job(tmp_path, width=2), [])
+    assert not corrected.finished()
+    corrected.begin()
+    assert json.loads((out / "args.json").read_text())["arguments"]["width"] == 2
+    assert not (out / "log.jsonl").exists()  # of the other arguments
+    with pytest.raises(runs.BadInput, match="width was 2, is 3"):  # `corrected` is at work, in this process
+        runs.Run(job(tmp_path, width=3), []).finished()
+    runs.ALIVE.pop().unlink()
+    (out / "a.tif").write_text("made")
+    with pytest.raises(runs.BadInput, match="width was 2, is 3"):
+        runs.Run(job(tmp_path, width=3), []).finished()
+
+
+def test_a_refusal_tells_what_changed_in_words(tmp_path):
+    files = [tmp_path / name for name in ("a.csv", "b.csv", "c.csv")]
+    for path in files:
+        path.write_text("1")
+    first = job(tmp_path, data=files[0], weather=None)
+    runs.Run(first, files[:2]).begin()
+    (tmp_path / "out" / "made.csv").write_text("1")
+
+    def refusal(args, inputs):
+        with pytest.raises(runs.BadInput) as refused:
+            runs.Run(args, inputs).finished()
+        assert "{" not in str(refused.value)
+        return str(refused.value).split("(")[1].split(")")[0]
+
+    other = job(tmp_path, data=files[2], weather="w.csv")
+    data = f"data was '{files[0]}', is '{files[2]}'"
+    assert refusal(other, files[1:]) == f"{data}; weather was not given, is 'w.csv'"
+    files[1].write_text("2")
+    assert refusal(first, files[:2]) == f"the content of {files[1]} has changed"
+    files[1].write_text("1")
+    assert refusal(first, files[:1]) == f"{files[1]} is not there any more"
+    assert refusal(first, files) == f"{files[2]} is new"
+
+
 def test_going_on_may_leave_out_what_is_bad_but_not_the_reverse(tmp_path):
     runs.Run(job(tmp_path, skip_bad=False), []).begin()
+    (tmp_path / "out" / "mask.tif").write_text("made")
     lenient = runs.Run(job(tmp_path, skip_bad=True), [])
     assert not lenient.finished()
     lenient.begin()

@@ -44,6 +44,28 @@ def test_by_site_no_site_is_on_two_sides_and_all_sides_exist(curated, tmp_path, 
     assert {r["split"] for r in table(tmp_path / "s" / "split.csv")} == {"train", "val", "test"}
 
 
+def test_a_split_without_snow_is_warned_of(curated, tmp_path):
+    """Snow at one site only: two of the three splits can have none."""
+    (tmp_path / "c").mkdir()
+    for name in ("sar", "rgb", "mask"):
+        (tmp_path / "c" / name).symlink_to(curated / name)
+    rows = table(curated / "triplets.csv")
+    for row in rows:
+        row["snow_fraction"] = row["snow_fraction"] if row["site"] == "site-2" else "0"
+    with open(tmp_path / "c" / "triplets.csv", "w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    done = run("split", "--data", tmp_path / "c", "--out", tmp_path / "s")
+    with_snow = {row["split"] for row in table(tmp_path / "s" / "triplets.csv") if row["site"] == "site-2"}
+    without = {"train", "val", "test"} - with_snow
+    assert set(result(done)["without_snow"]) == without and len(without) == 2
+    assert all(f"warning: {name} has no snow at all" in done.stderr for name in without)
+    assert done.stderr.count("warning") == 2
+    run("split", "--data", curated, "--out", tmp_path / "fine")
+    assert json.loads((tmp_path / "fine" / "result.json").read_text())["without_snow"] == []
+
+
 def test_it_is_deterministic_by_seed(curated, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run("split", "--data", curated, "--out", tmp_path / name, "--seed", seed)
@@ -193,7 +215,14 @@ def test_bad_arguments(curated, tmp_path, words, said):
 def test_too_few_groups_and_bad_folders(tmp_path):
     write_site(tmp_path / "scenes", "only", 1)
     run("curate", "--data", tmp_path / "scenes", "--out", tmp_path / "c", "--workers", 0)
-    refuse("split", "--data", tmp_path / "c", "--out", tmp_path / "s", saying="cannot fill 3 splits")
+    refuse(
+        "split",
+        "--data",
+        tmp_path / "c",
+        "--out",
+        tmp_path / "s",
+        saying="1 site with triplets cannot fill 3 splits",
+    )
     refuse(
         "split",
         "--data",
