@@ -273,7 +273,7 @@ def get_parser():
     add("--data", type=Path, metavar="PATH", help="triplets folder")
     add("--embeddings", type=Path, metavar="PARQUET", help="measure these, in place of --data and --model")
     add("--out", type=Path, required=True, metavar="DIR", help="the only folder this job writes into")
-    add("--model", choices=MODELS)
+    add("--model", choices=MODELS, help="what takes pictures to vectors (needed with --data)")
     weights = "sar-rgb: its checkpoint; clip, dinov2: folder, hub name or random (default: the hub's)"
     add("--weights", metavar="PATH", help=weights)
     frozen = "weights of the frozen network a sar-rgb checkpoint was trained on (default: the hub's)"

@@ -170,8 +170,8 @@ def fit(args, run, learner, task, sets, contract, stop) -> dict:
 def say_epoch(args, record: dict, improved: bool) -> None:
     found = " ".join(f"{record[way]['r_at_1']:.3f}" for way in ("sar_to_rgb", "rgb_to_sar"))
     runs.say(
-        f"epoch {record['epoch'] + 1}/{args.epochs}  loss {record['train_loss']:.4f}  "
-        f"{record['judged_on']} loss {record['loss']:.4f}  R@1 of {record['gallery']} {found}  "
+        f"epoch {record['epoch'] + 1}/{args.epochs}  loss {record['train_loss']:.4f}, of the averaged net on "
+        f"{record['judged_on']} pairs {record['loss']:.4f}  R@1 of {record['gallery']} {found}  "
         f"MRR {record['mean_reciprocal_rank']:.3f}{' *' if improved else '  '}  "
         f"temperature {record['temperature']:.3f}  gap {record['gap']:.3f}  "
         f"{record['seconds']:.1f} s, data {record['data_share']:.0%}, {record['peak_memory_mib']:.0f} MiB"
@@ -202,14 +202,14 @@ def get_parser():
     add("--norm", choices=("batch", "group"), default="batch", help="of a unet encoder")
     add("--sync-norm", action="store_true", help="on CUDA: batch norms see the pairs of all processes")
     add("--resume", type=Path, metavar="PT", help="go on from this last.pt if --out holds none")
-    add("--epochs", **number, default=40)
+    add("--epochs", **number, default=40, help="times that each pair is seen")
     add(
         "--batch", **number, default=64, help="pairs a step, over all processes; each is told from the others"
     )
     crop = "side of the training crop (default: the largest tile, at most 256)"
     add("--crop", type=int, metavar="PX", help=crop)
-    add("--learning-rate", **share, default=1e-3)
-    add("--weight-decay", **share, default=1e-2)
+    add("--learning-rate", **share, default=1e-3, help="of AdamW at its height; then a cosine")
+    add("--weight-decay", **share, default=1e-2, help="of AdamW; norms and biases have none")
     add("--warm-up", type=float, default=0.05, metavar="S", help="share of the steps")
     add("--ema", **share, default=0.99, help="decay of the weight average that is kept")
     add("--alignment", **share, default=0.0, help="weight of the mean squared distance of pairs in the loss")

@@ -206,8 +206,10 @@ def gap(step: dict) -> dict:
     ]
     columns = [*gap_tables.SHOWN[:8], *gap_tables.SHOWN[10:]]
     note = (
-        "Left of the distance: squared distance of pairs over that of strangers. Probe: accuracy of a linear "
-        f"probe for the modality, 0.5 cannot tell. {str(step['result'].get('judged') or '').capitalize()}."
+        "Left of the distance: squared distance of pairs over that of strangers, 0 is the same point, 1 no "
+        "pairs. Taken from it: by the move of SAR, below 0 where that drives pairs apart. Probe: accuracy of "
+        "a linear probe for the modality, 0.5 cannot tell. Neighbours of its kind: 0.5 is mixed. Rank: "
+        f"1 is best. {str(step['result'].get('judged') or '').capitalize()}."
     )
     return table(
         f"{step['name']}: the modality gap, before and after a shift and a rotation",

@@ -207,9 +207,24 @@ def embeddings(run: dict) -> list[dict]:
         if isinstance(sentence, str):
             brief = sentence.partition(" (before:")[0].partition("; a linear probe")[0].rstrip(".") + "."
             found = step["result"]
+            brief = unpaired(found) or brief
             basis = f"{found.get('pairs_measured')} pairs of {found.get('sites_measured')} sites"
             answers.append(answer(step, brief, f"{basis}; {found.get('judged')}; {step['data']}"))
     return answers
+
+
+def unpaired(found: dict) -> str:
+    """Why a SAR-RGB model that finds pairs no better than chance, either way, answers nothing; else ""."""
+    if part(found, "about").get("model") != "sar-rgb":  # of the others it is no task
+        return ""
+    told = []
+    for way, name in (("sar_to_rgb", "SAR to RGB"), ("rgb_to_sar", "RGB to SAR")):
+        row = part(found, "retrieval", "raw", way)
+        value, low, chance = (number(row, key) for key in ("r_at_1", "r_at_1_low", "chance_r_at_1"))
+        if value is None or chance is None or (value if low is None else low) > chance:
+            return ""
+        told.append(f"R@1 from {name} {scores_of(row, 'r_at_1')}, chance {chance:.2f}")
+    return f"Not answered: the model finds pairs no better than chance ({'; '.join(told)})."
 
 
 def climate(run: dict) -> list[dict]:

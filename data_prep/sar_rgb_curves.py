@@ -15,7 +15,13 @@ def training_curves(path: Path, records: list[dict], title: str) -> None:
     (loss, found), (temperature, gap) = fig.subplots(2, 2, sharex=True)
     x, last = [record["epoch"] + 1 for record in records], records[-1]
     judged = {"val": "validation", "train": "training"}[last["judged_on"]]
-    loss.plot(x, [record["train_loss"] for record in records], label="training", color="#444444", marker=".")
+    loss.plot(
+        x,
+        [record["train_loss"] for record in records],
+        label="training, each step's net",
+        color="#444444",
+        marker=".",
+    )
     values = [record["loss"] for record in records]
     loss.plot(x, values, label=f"{judged}, averaged net", color="#009E73", marker=".")
     loss.set(ylabel="loss (nats)")

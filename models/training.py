@@ -262,6 +262,17 @@ class Average:
                 value.copy_(theirs[name])
 
 
+def leave_statistics_to_average(net: nn.Module) -> None:
+    """Let batch norms keep the statistics of the last batch alone: Average is then the only average of them.
+
+    torch's own starts from mean 0 and variance 1, of which 20 steps of momentum 0.1 leave 12 %. Deep layers
+    vary by less: the averaged net of a short run then takes all pictures for one.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = 1.0
+
+
 # ---- learning ----------------------------------------------------------------------------------------------
 
 GRADIENT_NORM = 5.0  # to which a step is clipped
@@ -282,6 +293,7 @@ class Learner:
         warm_up: int,
     ):
         self.net = net.to(device, memory_format=torch.channels_last)
+        leave_statistics_to_average(self.net)
         self.average = Average(self.net, ema)
         matrices = [p for p in net.parameters() if p.ndim > 1]  # norms and biases do not decay
         vectors = [p for p in net.parameters() if p.ndim <= 1]

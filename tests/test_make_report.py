@@ -526,6 +526,22 @@ def test_steps_are_known_by_what_is_in_them(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_model_that_finds_no_pair_answers_nothing_about_the_gap(tmp_path):
+    def said(model: str, low: float) -> str:
+        way = {"r_at_1": 0.4, "r_at_1_low": low, "r_at_1_high": 0.9, "chance_r_at_1": 0.25}
+        found = {
+            "sentence": "No, the SAR cloud is not the RGB cloud, shifted: 9 % (before: 8 %).",
+            "about": {"model": model}, "retrieval": {"raw": dict.fromkeys(("sar_to_rgb", "rgb_to_sar"), way)},
+        }  # fmt: skip
+        folder = tmp_path / f"{model}-{low}"
+        write_step(folder / "embed", EMBED, found)
+        (answer,) = report_verdicts.embeddings(report_run.read_run(folder))
+        return answer["text"]
+
+    assert said("sar-rgb", 0.1).startswith("Not answered: the model finds pairs no better than chance (R@1")
+    assert said("sar-rgb", 0.3).startswith("No, the SAR cloud") and said("clip", 0.1).startswith("No, the")
+
+
 def test_numbers_are_written_short():
     assert [report_blocks.short(v) for v in (None, 0, 3.0, 0.12345, 1234.5, 2e-7, float("nan"))] == [
         "–", "0", "3", "0.123", "1,234", "2.0e-07", "–"

@@ -75,12 +75,22 @@ def reason(line: str) -> str | None:
     return next((why for start, why in NOT_HERE.items() if line.startswith(start)), None)
 
 
+OURS = [*(f"data_prep.{job}" for job in JOBS), *sorted(path.name for path in ROOT.glob("*.py"))]
+
+
 @functools.cache
-def flags_of(job: str) -> frozenset[str]:
+def help_of(job: str) -> str:
     start = ["-m", job] if job.startswith("data_prep.") else [str(ROOT / job)]
-    done = subprocess.run([sys.executable, *start, "--help"], cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "COLUMNS": "300"}  # each flag on a line
+    done = subprocess.run(
+        [sys.executable, *start, "--help"], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, f"{job} --help: {done.stderr}"
-    return frozenset(FLAG.findall(done.stdout))
+    return done.stdout
+
+
+def flags_of(job: str) -> frozenset[str]:
+    return frozenset(FLAG.findall(help_of(job)))
 
 
 # ---- what pages say, read ----------------------------------------------------------------------------------
@@ -131,10 +141,7 @@ def test_files_that_pages_name_are_there():
 
 
 def test_flags_that_pages_name_are_known():
-    own = [
-        f"data_prep.{job}" if job in JOBS else job for job in [*JOBS, *(p.name for p in ROOT.glob("*.py"))]
-    ]
-    every = frozenset().union(*(flags_of(job) for job in own)) | {"--help"}
+    every = frozenset().union(*map(flags_of, OURS)) | {"--help"}
     checked = 0
     for page in [*pages(), ROOT / "CONTRIBUTING.md"]:
         words = [line for block in blocks(page) if block.language in SHELL for line in lines(block)]
@@ -147,6 +154,14 @@ def test_flags_that_pages_name_are_known():
             if text.startswith("--") and page.name != "cluster.md":  # whose others are sbatch's and srun's
                 assert not set(FLAG.findall(text)) - every, f"{page.name}: {text}"
     assert checked > 30
+
+
+def test_every_flag_says_what_it_does():
+    for job in OURS:
+        entries = re.findall(r"^  (--?\S.*)\n(?: {6,}(\S.*))?", help_of(job), re.M)
+        assert len(entries) > 3, job
+        bare = [flag for flag, below in entries if not below and not re.search(r"\S  +\S", flag)]
+        assert not bare, f"{job}: {bare}"
 
 
 def test_chains_within_a_sentence_are_understood():

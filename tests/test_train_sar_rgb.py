@@ -97,6 +97,16 @@ def log(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def test_a_short_run_with_batch_norms_is_judged_as_it_learned(tmp_path):
+    """20 steps on four pairs, learned by heart: the averaged net, which is kept, tells them apart too."""
+    folder = write_pairs(tmp_path / "p", 4, 1)
+    words = ("--dimensions", 16, "--width", 8, "--depth", 3, "--epochs", 20, "--amp", "off", "--workers", 0)
+    best = result(run("train_sar_rgb.py", "--data", folder, "--out", tmp_path / "t", *words))["best"]
+    assert best["judged_on"] == "train" and best["train_loss"] < 0.2
+    assert best["sar_to_rgb"]["r_at_1"] == best["rgb_to_sar"]["r_at_1"] == 1, best
+    assert best["loss"] < 3 * best["train_loss"] + 0.1, best
+
+
 # ---- grounds and pairs -------------------------------------------------------------------------------------
 
 
