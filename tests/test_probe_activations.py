@@ -60,10 +60,6 @@ def probed(triplets_folder, tiny, tmp_path_factory):
     return out, result(done), done.stderr
 
 
-def test_families_are_those_of_the_backbones():
-    assert probe_activations.FAMILIES == backbones.FAMILIES
-
-
 def table(path) -> list[dict]:
     with open(path, newline="") as stream:
         return list(csv.DictReader(stream))
