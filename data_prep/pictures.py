@@ -31,7 +31,8 @@ def plain_log(axis) -> None:
 
     class Plain(LogFormatter):  # whose rule says which ticks have a label
         def __call__(self, x, pos=None):
-            return f"{x:g}" if super().__call__(x, pos) else ""
+            shown = super().__call__(x, pos)
+            return np.format_float_positional(x, 3, fractional=False, trim="-") if shown else ""
 
     axis.set_major_formatter(Plain())
     axis.set_minor_formatter(Plain())

@@ -373,8 +373,9 @@ def test_every_command_of_every_page_runs(world, tmp_path, capsys):
     for page in pages():
         for words in inline(page):
             for name in re.findall(r"^(?:runs|my)/[\w.<>/*-]+$", words):
+                made = name.replace("runs/tiny/", "runs/default/")  # this chain is the tiny one, see Reader
                 if page.name != "cluster.md" and not list(
-                    clone.glob(re.sub(r"<\w+>", "*", name.rstrip("/")))
+                    clone.glob(re.sub(r"<\w+>", "*", made.rstrip("/")))
                 ):
                     missing.append(f"{page.name}: {name}")
     assert not missing

@@ -1,5 +1,6 @@
 """The report in a browser, its network cut: nothing asked for, no error, views that work, three widths."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -8,22 +9,35 @@ import sys
 import time
 
 import pytest
-from conftest import run
+from conftest import run, shared_by_workers
 from test_make_report import MARKUP, SECTIONS, a_run, hostile_page  # noqa: F401  (fixtures)
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
 
 
+def chromium_path() -> str | None:
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
 @pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
+def chromium(tmp_path_factory) -> str:
+    """The machine's browser; a CI machine of Debian's that has none gets its package."""
+    with open(shared_by_workers(tmp_path_factory, "chromium.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if chromium_path() is None and os.environ.get("CI") and os.geteuid() == 0 and shutil.which("apt-get"):
+            for words in ("update", "install --no-install-recommends --yes chromium"):
+                subprocess.run(["apt-get", "-qq", *words.split()], capture_output=True)
+    if chromium_path() is None:
         pytest.skip("no Chromium: apt-get install chromium brings one")
+    return chromium_path()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is missing: requirements-dev.txt")
     with sync.sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        opened = play.chromium.launch(executable_path=chromium, args=FLAGS)
         yield opened
         opened.close()
 
@@ -174,14 +188,12 @@ def test_a_hostile_page_runs_nothing_of_the_files(browser, hostile_page):  # noq
     watched.close()
 
 
-def test_without_any_network_the_page_opens(report_path):
+def test_without_any_network_the_page_opens(chromium, report_path):
     """In a network namespace of its own, where not even the loopback is up."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: apt-get install chromium brings one")
     alone = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
         pytest.skip("unshare -n is not allowed here")
-    words = [CHROMIUM, "--headless", *FLAGS, "--dump-dom", "--virtual-time-budget=3000", report_path.as_uri()]
+    words = [chromium, "--headless", *FLAGS, "--dump-dom", "--virtual-time-budget=3000", report_path.as_uri()]
     done = subprocess.run([*alone, *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and 'id="provenance"' in done.stdout
     assert "<svg" in done.stdout and 'data-view="chips"' in done.stdout
@@ -193,7 +205,7 @@ if __name__ == "__main__":  # pictures to look at: python tests/test_report_page
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        opened = play.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         for wide in (380, 1024, 1600):
             shown = Watched(opened, Path(sys.argv[1]).resolve(), wide)
             shown.through()

@@ -2,8 +2,8 @@ import csv
 import json
 import os
 import re
+import resource
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -54,10 +54,14 @@ def test_the_chain_on_own_scenes_runs_and_names_the_folder(finished):
 
 @pytest.mark.slow
 def test_a_finished_run_again_takes_under_five_seconds(finished, world):
-    began = time.time()
+    def spent():  # by the processor, which others that keep this machine busy do not change
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = spent()
     said = runbook(DATA=world, OUT=finished[0], SIZE="tiny")
     left_out = len(LEFT_OUT.findall(said))  # of these a fetch is tried again, which takes its time
-    assert left_out or time.time() - began < 5
+    assert left_out or spent() - before < 5
     assert said.count("already done") == 12 - left_out
 
 
