@@ -4,14 +4,14 @@ limits = scene_limits(rows, COMPOSE["vv,vh,ratio"])         # one pass over the 
 picture, valid = sar_picture(row, "vv,vh,ratio", limits)    # uint8 (H, W, 3), bool (H, W)
 """
 
+import contextlib
 import hashlib
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from data_prep import rasters, sar, triplets
-from data_prep.runs import BadInput, core_count
+from data_prep import rasters, readers, sar, triplets
+from data_prep.runs import BadInput
 
 COMPOSE = {"vv": ("vv",), "vh": ("vh",), "vv,vh,ratio": ("vv", "vh", "vh-vv")}  # ratio: VH over VV, in dB
 STEP_DB = 0.01  # of the histograms that percentiles are read from; a grey level is some 0.05 dB
@@ -50,8 +50,8 @@ def scene_limits(rows: list[dict], names, bad: list[str] | None = None) -> dict:
             return error
 
     result = {}
-    with ThreadPoolExecutor(core_count()) as pool:
-        for (key, _), found in zip(groups, pool.map(look, groups), strict=True):
+    with contextlib.closing(readers.in_order(look, groups)) as read:
+        for (key, _), found in zip(groups, read, strict=True):
             if isinstance(found, BadInput):
                 raise found
             result[key] = found

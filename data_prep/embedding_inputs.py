@@ -1,12 +1,11 @@
 """What an encoder of pairs sees of each triplet, and chips of triplets for people."""
 
 import base64
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 
-from data_prep import compose, runs, sar_rgb_pairs, triplets
+from data_prep import compose, readers, sar_rgb_pairs, triplets
 from data_prep.runs import BadInput
 
 CHIP, QUALITY = 64, 60  # pixels of the longer side, of WebP
@@ -91,5 +90,4 @@ def chips(rows: list[dict], how: str, limits: dict) -> dict[str, list[str]]:
         pictures = compose.rgb_picture(row)[0], compose.sar_picture(row, how, limits)[0]
         return row["id"], [chip(picture) for picture in pictures]
 
-    with ThreadPoolExecutor(runs.core_count()) as pool:
-        return dict(pool.map(both, rows))
+    return dict(readers.in_order(both, rows))

@@ -5,15 +5,14 @@ import csv
 import hashlib
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from data_prep import degree_days, rasters, scenes
+from data_prep import degree_days, rasters, readers, scenes
 from data_prep.channels import WEATHER, add_computed, assemble, need_weather, planes_by_file
-from data_prep.runs import BadInput, core_count, progress, say, write_csv
+from data_prep.runs import BadInput, progress, say, write_csv
 from data_prep.snow_index import NO_DATA
 
 COLUMNS = (
@@ -321,10 +320,8 @@ def each_good(items, look, skip_bad: bool, label: str, bad: list[str], go_on=lam
         except BadInput as error:
             return None, str(error).rstrip(".")
 
-    with contextlib.ExitStack() as stack:
-        pool = ThreadPoolExecutor(core_count())
-        stack.callback(pool.shutdown, cancel_futures=True)
-        found = progress(pool.map(try_it, items), len(items), label)
+    with contextlib.closing(readers.in_order(try_it, items)) as read:
+        found = progress(read, len(items), label)
         for item, (value, problem) in zip(items, found, strict=True):
             go_on()
             if problem is None:
