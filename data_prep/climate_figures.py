@@ -43,13 +43,13 @@ def by_date(axes, size: float = 6) -> None:
 def by_year(axes, years) -> None:
     """Whole years along x; a single one fills the axis."""
     years = np.asarray(years, float)
+    axes.ticklabel_format(axis="x", useOffset=False)
     if len(years) and np.ptp(years) < 1:
         first, last = np.floor(years.min()), np.ceil(years.max())
         axes.set_xlim((first, last) if first < last else (first - 0.5, last + 0.5))
         axes.set_xticks(np.unique([first, last]))
         return
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.ticklabel_format(axis="x", useOffset=False)
 
 
 def some(count: int) -> np.ndarray:

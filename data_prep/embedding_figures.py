@@ -35,7 +35,7 @@ def colours(rows: list[dict], view: str) -> tuple[list, dict, str]:
     if view == "snow fraction":
         ramp = colormaps[SNOW_MAP]
         known = [row["snow_fraction"] for row in rows]
-        found = [UNKNOWN if snow is None else to_hex(ramp(min(max(snow, 0.0), 1.0))) for snow in known]
+        found = [UNKNOWN if snow is None else to_hex(ramp(min(max(float(snow), 0.0), 1.0))) for snow in known]
         return found, {"unknown": UNKNOWN} if None in known else {}, ""
     sites = sorted({row["site"] for row in rows})
     if len(sites) <= NAMED_SITES:

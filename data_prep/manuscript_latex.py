@@ -1,6 +1,5 @@
 """LaTeX of a manuscript: escaped text, numbers, tables and figures in IEEE columns. Standard library only."""
 
-import math
 import re
 
 from data_prep.report_blocks import MOST_ROWS, MOST_TEXT, stamps
@@ -11,8 +10,9 @@ ESCAPES = {
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
     "°": r"\textdegree{}", "±": r"$\pm$", "²": r"\textsuperscript{2}", "µ": r"\textmu{}", "×": r"$\times$",
     "−": r"$-$", "–": "--", "—": "---", "…": r"\ldots{}", "“": "``", "”": "''", "‘": "`", "’": "'",
-    "\u00a0": "~",
+    "\u00a0": "~", "\u202f": r"\,",
 }  # fmt: skip
+NOT_SET = "ĦħĸĿŀŉŦŧſ"  # Latin letters that T1 fonts lack
 WIDE, WIDEST = 72, 148  # letters a row of one and of two columns holds in \scriptsize
 
 
@@ -33,7 +33,7 @@ def escape(text) -> Tex:
             shown.append(ESCAPES[letter])
         elif letter.isspace() or not letter.isprintable():
             shown.append(" ")
-        elif ord(letter) < 0x180:
+        elif ord(letter) < 0x180 and letter not in NOT_SET:
             shown.append(letter)
         else:
             shown.append(f"[U+{ord(letter):04X}]")
@@ -54,8 +54,8 @@ def numbers(text) -> Tex:
 
 def whole(value) -> str | None:
     """A count with a thin gap between thousands; None for none."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e15:
+        return None  # of NaN, infinity and what no count reaches, too
     return f"{value:,.0f}" if value == int(value) else f"{value:g}"
 
 

@@ -7,7 +7,9 @@ from data_prep.climate_figures import COLUMN, PAGE
 from data_prep.manuscript_draw import SMALL, Nothing, begin
 from data_prep.manuscript_latex import caption_of, whole
 from data_prep.manuscript_steps import places, triplets_of
+from data_prep.report_blocks import in_run
 from data_prep.report_run import number, of_kind, rows_of
+from data_prep.report_verdicts import target_of
 
 SPLITS = {"train": ("#0072B2", "o", "training"), "val": ("#E69F00", "s", "validation"),
           "test": ("#D55E00", "^", "test"), "": ("#444444", "o", "no split")}  # fmt: skip
@@ -68,10 +70,10 @@ def chips(run: dict) -> dict:
         try:
             panels, which, judged = read(run, step)
         except (runs.BadInput, OSError, ValueError) as error:
-            why = f"{step['name']}: {str(error).replace(str(run['folder']), '')}"
+            why = f"{step['name']}: {in_run(str(error), run)}"
             continue
         if panels:
-            return draw(step, panels, which, judged)
+            return draw(step, panels, f"{target_of(step, run)} snow", which, judged)
         why = f"{step['name']}: none of its triplets has snow and a score"
     raise Nothing(why)
 
@@ -92,7 +94,7 @@ def read(run: dict, step: dict) -> tuple[list[dict], str, int]:
     for row, _ in reporting.best_to_worst([r for r in mixed if r["accuracy"] is not None], COUNT):
         triplet = about[row["id"]]
         mask, probability = predictions.read_written(step["folder"], triplet)
-        reference = triplets.read_mask(triplet)
+        reference = triplets.read_mask(triplet, target_of(step, run))
         if reference.shape != mask.shape:
             raise ValueError(
                 f"mask {mask.shape} and reference {reference.shape} of {row['id']} differ in size"
@@ -103,7 +105,7 @@ def read(run: dict, step: dict) -> tuple[list[dict], str, int]:
     return panels, "with 5 to 95 % snow" if len(mixed) < len(rows) else "with a score", len(mixed)
 
 
-def draw(step: dict, panels: list[dict], which: str, judged: int) -> dict:
+def draw(step: dict, panels: list[dict], target: str, which: str, judged: int) -> dict:
     fig = begin(PAGE, 0.65 + 1.3 * len(panels), step)
     grid = fig.subplots(len(panels), len(KINDS), squeeze=False)
     fig.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.01, hspace=0.01)
@@ -132,6 +134,7 @@ def draw(step: dict, panels: list[dict], which: str, judged: int) -> dict:
     split = step["result"].get("split")
     words = f"{len(panels)} of {judged:,} chips of split {split} {which}, evenly over their rank by "
     words += (
-        "accuracy, best first: radar, RGB, reference, the mask with its errors, and the probability of snow."
+        f"accuracy, best first: radar, RGB, reference ({target}), the mask with its errors, and the "
+        "probability of snow."
     )
     return {"figure": fig, "caption": caption_of(words, step), "wide": True}

@@ -62,6 +62,8 @@ def where(step: dict, row: dict) -> str:
     against = AGAINST.get(text(step["arguments"].get("against")), "optical labels")
     if step["kind"] == "sam":
         against = "the labels"
+    if "wet" in (step["arguments"].get("target"), step["result"].get("target")):
+        against += " of wet snow"
     split = step["result"].get("split")
     parts = [f"against {against}", f"split {split}" if split else "", sizes(row)]
     return ", ".join(part for part in parts if part)

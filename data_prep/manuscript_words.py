@@ -4,10 +4,9 @@ A sentence whose numbers the run does not hold is left out: none is typed by han
 """
 
 import re
-from collections import Counter
 from pathlib import Path
 
-from data_prep import snow_index
+from data_prep import report_run, snow_index
 from data_prep.manuscript_latex import MARK, escape, whole
 from data_prep.manuscript_steps import AGAINST, first, judged, method_name, text
 from data_prep.report_run import number, part, rows_of
@@ -39,13 +38,13 @@ def say(template: str, **values) -> str:
 
 def general(value) -> str | None:
     """A number as the run has it, rounded to four digits: 0.495, 12, 0.001."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or whole(value) is None:
         return None
     return whole(value) if value == int(value) else f"{value:.4g}"
 
 
 def percent(value) -> str | None:
-    return f"{100 * value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return f"{100 * value:.4g}" if whole(value) is not None else None
 
 
 def listed(words) -> str | None:
@@ -104,7 +103,7 @@ def triplets(run: dict) -> list[str]:
     }.get(index, "")  # fmt: skip
     return [
         say("Radar and optical passes at most <gap>\\,h apart were put on one grid and cut into tiles of "
-            "<tile> pixels.", gap=general(a.get("max_gap_hours")), tile=whole(a.get("tile"))),
+            "at most <tile> pixels.", gap=general(a.get("max_gap_hours")), tile=whole(a.get("tile"))),
         say("A tile was kept if at most <cloud>\\,\\% of it is cloud or its shadow and at least "
             "<valid>\\,\\% has both radar and a label.", cloud=percent(a.get("max_cloud_share")),
             valid=percent(a.get("min_valid_share"))),
@@ -219,20 +218,26 @@ def networks(run: dict) -> list[str]:
     if step:
         names = listed(list(part(step["result"], "models")))
         cited = r"~\cite{oquab2023}" if "dinov2" in (names or "") else ""
+        told_apart = any(number(row, "held_out_auc_sar") is not None for row in rows_of(step, "layers"))
+        chosen = (
+            " Of each layer the channel that tells snow best was chosen on other sites than it was judged on."
+        )
+        chosen *= told_apart
         told.append(say(
-            f"Activations of <names>{cited} were taken of RGB and radar of <n> triplets of <sites> sites; "
-            "of each layer the channel that tells snow best was chosen on other sites than it was judged on.",
-            names=names,
+            f"Activations of <names>{cited} were taken of RGB and radar of <n> triplets of <sites> sites."
+            + chosen, names=names,
             n=whole(step["result"].get("triplets")), sites=whole(step["result"].get("sites")),
         ))  # fmt: skip
     step = first(run, "pairs")
     if step:
         a, result = step["arguments"], step["result"]
+        best = part(result, "best").get("epoch")
         told.append(say(
             r"Two encoders (SAR: <sar>, RGB: <rgb>; <count> parameters) were trained as in "
             r"CLIP~\cite{radford2021} to "
             "bring both pictures of a place together in <dimensions> dimensions, for <epochs> epochs from "
-            "seed <seed>.",
+            "seed <seed>" + ("; kept is epoch <best>." if isinstance(best, int) else "."),
+            best=whole(best + 1) if isinstance(best, int) else None,
             sar=a.get("sar_encoder"), rgb=a.get("rgb_encoder"), count=whole(result.get("parameters")),
             dimensions=whole(a.get("dimensions")), epochs=whole(result.get("epochs")),
             seed=whole(a.get("seed")),
@@ -278,7 +283,8 @@ def climate(run: dict) -> list[str]:
 
 def making(run: dict) -> list[str]:
     finished = [step for step in run["steps"] if step["finished"]]
-    commits = Counter(str(s["result"]["git_commit"])[:12] for s in finished if s["result"].get("git_commit"))
+    commits = [commit for step in finished if (commit := report_run.commit_of(step))]
+    changed = "+" in "".join(commits)
     versions = {}
     for step in finished:
         for name, version in part(step["result"], "versions").items():
@@ -289,7 +295,8 @@ def making(run: dict) -> list[str]:
         list(dict.fromkeys(str(s["result"]["device"]) for s in finished if s["result"].get("device")))
     )
     return [
-        say("Code: SnowSAR, commit <commits>.", commits=listed(list(commits))),
+        say("Code: SnowSAR, commit <commits>.", commits=listed(list(dict.fromkeys(commits)))),
+        "A + marks files changed since that commit." if changed else "",
         say("Versions: <versions>.", versions=told),
         say("The <count> steps took <hours>\\,h; networks ran on <device>.", count=whole(len(finished)),
             hours=f"{hours:.2g}" if hours else None, device=devices),
@@ -305,7 +312,11 @@ def methods(run: dict) -> tuple[str, list[str], list[str]]:
     """methods.tex, the keys it cites, and sentences on what it leaves out."""
     lines, left_out = [], []
     for title, tell in PARAGRAPHS.items():
-        sentences = [sentence for sentence in tell(run) if sentence]
+        try:
+            sentences = [sentence for sentence in tell(run) if sentence]
+        except Exception as error:  # a result of a kind nobody foresaw costs its paragraph
+            left_out.append(f"methods, {title}: cannot be told of what the run holds ({error!r:.200})")
+            continue
         if sentences:
             lines += [rf"\subsection{{{title}}}", *sentences, ""]
         else:

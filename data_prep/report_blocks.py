@@ -9,7 +9,10 @@ from data_prep import report_images
 MOST_ROWS = 60  # of a table on the page
 MOST_STEPS = 4  # of one kind that are shown in full
 MOST_TEXT = 400  # letters of a cell
-SPACE = "\u00a0"  # at which a line is not broken
+SPACE, THIN = (
+    "\u00a0",
+    "\u202f",
+)  # at which a line is not broken; the thin one between thousands of an interval
 
 
 def text(words: str) -> dict:
@@ -33,6 +36,14 @@ def heading(step: dict) -> dict:
         "about": about,
         "stamps": stamps(step),
     }
+
+
+def in_run(words: str, run: dict) -> str:
+    """A text without where the run folder lies, as far as its paths begin with that."""
+    for folder in (str(run["folder"].resolve()), str(run["folder"])):
+        if folder not in (".", "/"):
+            words = re.sub(rf"(?<![\w./\\-]){re.escape(folder)}/", "", words)
+    return words
 
 
 def missing(words: str) -> dict:
@@ -64,9 +75,13 @@ def table(
     }  # fmt: skip
 
 
+def minus(words: str) -> str:
+    """Hyphens before numbers as minus signs, at which a line is not broken."""
+    return re.sub(r"(?<![\w.])-(?=\d)|(?<=\de)-(?=\d)", "−", words)
+
+
 def cell_text(cell) -> str:
-    words = cell if isinstance(cell, str) else "–" if cell is None else str(cell)
-    words = re.sub(r"(?<=\de)-(?=\d)", "−", words)  # at which a line is not broken
+    words = minus(cell if isinstance(cell, str) else "–" if cell is None else str(cell))
     return words if len(words) <= MOST_TEXT else words[:MOST_TEXT] + "…"
 
 
@@ -118,7 +133,7 @@ def interval(value, low, high, digits: int = 2) -> str:
     """Estimate and 95 % interval with as many decimals: "0.83 [0.70, 0.91]"; "0.83 (no interval)"."""
     if value is None:
         return "–"
-    form = f".{digits}f"
+    form = f"z.{digits}f"  # z: no sign of a zero
     if low is None or high is None:
         return f"{value:{form}} (no interval)"
     return f"{value:{form}} [{low:{form}},{SPACE}{high:{form}}]"
@@ -128,7 +143,8 @@ def general(value, low, high) -> str:
     """The same for numbers of any size, with three significant digits."""
     if value is None:
         return "–"
-    return short(value) + ("" if low is None or high is None else f" [{short(low)},{SPACE}{short(high)}]")
+    value, low, high = (None if v is None else short(v).replace(",", THIN) for v in (value, low, high))
+    return value + ("" if low is None or high is None else f" [{low},{SPACE}{high}]")
 
 
 def p_value(value: float | None) -> str:

@@ -135,7 +135,7 @@ def series(step: dict, run: dict) -> dict:
     total = f"{len(joined):,} or more" if whole["total"] is None else f"{whole['total']:,}"
     caption = (
         f"Snow cover ({data['response']}) and {data['weather']} ({data['unit'] or 'unit not stated'}) over "
-        f"time; {which}. n = {total} dates and places; {step['data']}."
+        f"time; {which}. Analysed: n = {total} dates and places; {step['data']}."
     )
     fallback = figure(step, "snow_pixels_over_time.png", "Snow over time, as the job drew it.")
     return {"kind": "series", "caption": caption, "data": data, "stamps": stamps(step), "fallback": fallback}
@@ -288,7 +288,7 @@ def diagnostics(step: dict) -> dict:
         "adjusted_r2": "R², adjusted",
         "durbin_watson": "Durbin-Watson (2: no autocorrelation)",
         "r1": "autocorrelation of residuals at one step",
-        "ljung_box_p": "Ljung-Box p (independence)",
+        "ljung_box_p": "Ljung-Box p (independence), the smallest of the series', corrected",
         "jarque_bera_p": "Jarque-Bera p (normal residuals)",
         "skewness": "skewness",
         "excess_kurtosis": "excess kurtosis",

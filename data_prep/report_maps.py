@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import climate_figures, pictures, rasters, report_images, report_run
-from data_prep.report_blocks import heading, missing, short, some, stamps, table, text, unfinished
+from data_prep.report_blocks import heading, in_run, missing, short, some, stamps, table, text, unfinished
 from data_prep.report_run import counted, number, of_kind, rows_of
 
 MOST_SITES = 8  # with pictures
@@ -42,7 +42,7 @@ def left_out(step: dict, run: dict) -> list[dict]:
     reasons = step["result"].get("left_out")
     if not isinstance(reasons, list) or not reasons:
         return []
-    first = str(reasons[0])[:400].replace(f"{run['folder']}/", "").rstrip(".")
+    first = in_run(str(reasons[0])[:400], run).rstrip(".")
     verb = "was" if len(reasons) == 1 else "were"
     return [text(f"{counted(len(reasons), 'scene')} {verb} left out; the first: {first}.")]
 

@@ -14,10 +14,15 @@ from data_prep.report_blocks import (
     unfinished,
 )
 from data_prep.report_run import number, of_kind, part, rows_of
-from data_prep.report_verdicts import scores_of
+from data_prep.report_verdicts import scores_of, sizes_of, unpaired
 
 PAIRS = 300  # pairs of embeddings that keep their chips
 MOST_POINTS = 6000  # pairs of a plane that can be browsed
+PICTURES = {
+    "activations_comparison": "What the network makes of a place: patch colours, attention, feature maps",
+    "attention_heads": "Attention of each head",
+    "layers": "By depth: likeness of RGB and radar (CKA), effective rank, sparsity, AUC of snow",
+}  # by how the file's name ends
 
 
 def activations(run: dict) -> dict:
@@ -30,14 +35,13 @@ def activations(run: dict) -> dict:
         blocks.append(heading(step))
         if not step["finished"]:
             blocks.append(unfinished(step))
+        looked_at = ", ".join([*filter(None, [sizes_of(step, "triplets", "sites")]), ""])
         for name, model in part(step["result"], "models").items():
             if isinstance(model, dict):
                 blocks.append(text(f"{name}: {model.get('provenance') or 'weights of unknown origin'}."))
         for path in sorted(step["folder"].glob("*.png"))[:8]:
-            words = path.stem.replace("_", " ")
-            blocks.append(
-                figure(step, path.name, f"{words[:1].upper()}{words[1:]}, RGB and radar of the same places.")
-            )
+            words = next((words for end, words in PICTURES.items() if path.stem.endswith(end)), path.stem)
+            blocks.append(figure(step, path.name, f"{words}, RGB and radar of the same places."))
         rows = [
             [
                 row.get("layer"),
@@ -66,7 +70,7 @@ def activations(run: dict) -> dict:
         note = "AUC: the best channel, chosen on other sites; 0.5 is chance. Random weights are the floor."
         blocks.append(
             table(
-                f"{step['name']}: what each layer tells of snow; {step['data']}",
+                f"{step['name']}: what each layer tells of snow; {looked_at}out of {step['data']}",
                 columns,
                 rows,
                 step,
@@ -92,8 +96,10 @@ def embeddings(run: dict) -> dict:
         blocks.append(missing("No step of embed_tsne.py: no clouds of embeddings, no modality gap."))
     for step in some(steps, blocks):
         blocks.append(heading(step))
-        sentence = step["result"].get("sentence")
+        sentence, open_ = step["result"].get("sentence"), unpaired(step["result"])
         blocks.append(text(sentence) if isinstance(sentence, str) else unfinished(step))
+        if open_ and isinstance(sentence, str):
+            blocks[-1] = text(f"{open_} What the figures alone would say: {sentence}")
         blocks += [pairs(step), gap(step)]
         blocks.append(
             figure(

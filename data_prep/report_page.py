@@ -61,8 +61,8 @@ def render(name: str, verdicts: list[dict], sections: list[dict]) -> str:
     stamps = {stamp for block in blocks for stamp in block.get("stamps", ())}
     note = {
         "simulated data": "“Simulated data”: the scenes are drawn by this project, and no measurement.",
-        "trained on simulated data": "“Trained on simulated data”: the data are not, but the network learned "
-        "from drawn scenes.",
+        "trained on simulated data": "“Trained on simulated data”: the network learned from drawn scenes; "
+        "nothing in the run says that what it looked at is drawn, too.",
         "random weights": "“Random weights”: the network was not trained; such figures check the plumbing.",
     }
     errors = {"snow missed": pictures.MISSED_SNOW, "marked, no snow": pictures.FALSE_SNOW}

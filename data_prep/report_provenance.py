@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from data_prep import report_run
-from data_prep.report_blocks import missing, short, table, text
+from data_prep.report_blocks import in_run, missing, short, table, text
 from data_prep.report_run import counted, number, part
 
 
@@ -18,7 +18,7 @@ def section(run: dict) -> dict:
             "finished" if step["finished"] else "not finished",
             short(number(step["result"], "seconds")),
             short(number(step["result"], "peak_memory_mib")),
-            str(step["result"].get("git_commit") or "–")[:12],
+            report_run.commit_of(step) or "–",
             step["data"],
         ]
         for step in steps
@@ -75,9 +75,7 @@ def section(run: dict) -> dict:
 def shown(value, run: dict) -> str:
     """An argument as text, without where the run folder lies."""
     words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    for folder in {str(run["folder"].resolve()), str(run["folder"])} - {".", "/"}:
-        words = words.replace(folder + "/", "")
-    return words[:500]
+    return in_run(words, run)[:500]
 
 
 def sources(run: dict) -> list[list]:

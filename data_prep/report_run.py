@@ -107,6 +107,7 @@ def read_step(folder: Path) -> dict:
     for name in KINDS[kind][2] if kind else ():
         if (folder / f"{name}.csv").is_file():
             tables[name] = read_table(folder / f"{name}.csv", problems)
+    check_counts(tables, kind, result, folder.name, problems)
     if kind == "infer":
         kind = "map" if "scenes" in result or "by_scene" in result or "scores" not in result else "score"
     return {
@@ -145,11 +146,16 @@ def read_table(path: Path, problems: list[str]) -> dict:
     try:
         whole = path.stat().st_size <= 4 * MAX_BYTES
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, restkey="", restval="")
+            reader = csv.DictReader(stream, restkey="")
             table["columns"] = [name for name in reader.fieldnames or () if name]
             for row in islice(reader, MAX_ROWS):
+                if None in row.values():
+                    raise ValueError(f"line {reader.line_num} has too few fields")
                 table["rows"].append({name: row[name] for name in table["columns"]})
             rest = sum(1 for _ in reader.reader) if whole else 0
+        if table["rows"] and not rest and not ends_in_newline(path):  # cut off in its last field, maybe
+            table["rows"].pop()
+            raise ValueError("its last line has no end")
         table["total"] = len(table["rows"]) + rest
         if not whole and len(table["rows"]) == MAX_ROWS:
             table["total"] = None
@@ -162,6 +168,30 @@ def read_table(path: Path, problems: list[str]) -> dict:
         problems.append(f"{path.parent.name}/{path.name} cannot be read to its end ({str(error)[:200]}).")
         table["total"] = len(table["rows"])
     return table
+
+
+def ends_in_newline(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read(1) in b"\r\n"
+
+
+def check_counts(tables: dict, kind: str, result: dict, name: str, problems: list[str]) -> None:
+    """A sentence on a table that holds fewer rows than its step's result tells of: it was cut at a line."""
+    counts = {
+        "curate": ("triplets", number(result, "kept")),
+        "split": ("triplets", sum(number(row, "triplets") or 0 for row in part(result, "balance").values())),
+        "climate": ("verdicts", len(part(result, "verdicts"))),
+    }
+    table, count = counts.get(kind, ("", None))
+    if table in tables and count and (tables[table]["total"] or count) < count:
+        problems.append(f"{name}/{table}.csv holds {tables[table]['total']:,} of {count:,.0f} rows.")
+
+
+def commit_of(step: dict) -> str:
+    """The commit a step ran on, shortened; a + behind it: tracked files had been changed; "" without one."""
+    commit = str(step["result"].get("git_commit") or "")
+    return commit[:12] + "+" * (len(commit) > 12 and commit.endswith("+"))
 
 
 def rows_of(step: dict | None, table: str) -> list[dict]:

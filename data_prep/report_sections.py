@@ -4,6 +4,7 @@ from data_prep import report_images, report_run, reporting, runs, triplets
 from data_prep.report_blocks import (
     figure,
     heading,
+    in_run,
     interval,
     missing,
     short,
@@ -207,8 +208,8 @@ def segmentation(run: dict) -> dict:
         blocks += [
             heading(step),
             text(
-                f"Segment Anything: {origin}. Oracle prompts are drawn from the truth: upper bounds, "
-                "not results."
+                f"Segment Anything: {origin}. Oracle prompts are drawn from the labels it is judged by: "
+                "upper bounds, not results."
             ),
         ]
         blocks += [scores(step, rows_of(step, "scores")), *differences(step)]
@@ -343,7 +344,7 @@ def chips(step: dict, run: dict, count: int) -> dict:
     try:
         rows = {row["id"]: row for row in triplets.read_manifest(source["folder"]).rows}
     except (runs.BadInput, OSError) as error:
-        return missing(f"No chips of {step['name']} to look at: {str(error).replace(str(run['folder']), '')}")
+        return missing(f"No chips of {step['name']} to look at: {in_run(str(error), run)}")
     keys = ("pixels", "accuracy", "iou")
     judged = [
         {"id": row.get("id"), **{k: number(row, k) for k in keys}} for row in rows_of(step, "per_image")
@@ -355,7 +356,7 @@ def chips(step: dict, run: dict, count: int) -> dict:
         try:
             layers = report_images.chip(about, step["folder"], target)
         except report_images.NoPicture as error:
-            problems.append(str(error).replace(str(run["folder"]), ""))
+            problems.append(in_run(str(error), run))
             continue
         items.append(
             {
@@ -372,7 +373,9 @@ def chips(step: dict, run: dict, count: int) -> dict:
         f"best first{f'; {len(problems)} more cannot be read' if problems else ''}. "
         f"Reference: {target} snow. Of {step['data']}."
     )
-    fallback = figure(step, "overlays.png", "Radar, RGB, reference, probability and errors, best to worst.")
+    fallback = figure(
+        step, "overlays.png", "Some of them: radar, RGB, reference, probability and errors, best to worst."
+    )
     return {
         "kind": "chips",
         "caption": caption,

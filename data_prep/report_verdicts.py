@@ -2,10 +2,11 @@
 
 from collections import Counter
 
-from data_prep import report_run
-from data_prep.report_blocks import interval, stamps
+from data_prep import report_run, reporting
+from data_prep.report_blocks import interval, minus, stamps
 from data_prep.report_run import counted, number, of_kind, part, rows_of
 
+FALLEN = "snow cover has fallen"  # of climate_analysis.py's claims the one on its question
 QUESTION = "Where does radar show snow, and what does the snow cover say about the climate?"
 
 
@@ -25,8 +26,19 @@ def verdicts(run: dict) -> list[dict]:
     ]
 
 
-def answer(step: dict, text: str, basis: str) -> dict:
-    return {"text": text, "basis": f"{step['name']}: {basis}", "stamps": stamps(step)}
+def answer(step: dict, text: str, *basis: str) -> dict:
+    in_part = "its files were read in part, see Provenance" if step["problems"] else ""
+    words = "; ".join(filter(None, (*basis, in_part)))
+    return {"text": minus(text), "basis": f"{step['name']}: {words}", "stamps": stamps(step)}
+
+
+def finished(run: dict, *kinds: str) -> list[dict]:
+    return [step for step in of_kind(run, *kinds) if step["finished"]]
+
+
+def split_of(step: dict) -> str:
+    split = step["result"].get("split")
+    return f"split {split}" if isinstance(split, str) else ""
 
 
 # ---- segmentation ------------------------------------------------------------------------------------------
@@ -36,15 +48,22 @@ def scores_of(row: dict, name: str) -> str:
     return interval(*(number(row, f"{name}{end}") for end in ("", "_low", "_high")))
 
 
+def above_floor(row: dict) -> bool | None:
+    """Whether the interval of IoU lies above marking everything as snow; None: too few sites to tell."""
+    share, low, sites = (number(row, name) for name in ("prevalence", "iou_low", "sites_with_snow"))
+    if share is None or low is None or sites is None or sites < reporting.FEWEST_SITES:
+        return None
+    return low > share
+
+
 def floor_words(row: dict) -> str:
     """What marking everything as snow would score, and whether the score's interval lies above it."""
-    share, low, value = number(row, "prevalence"), number(row, "iou_low"), number(row, "iou")
-    if share is None or value is None:
+    share = number(row, "prevalence")
+    if share is None or number(row, "iou") is None:
         return ""
-    words = f" Marking all ground as snow would give IoU {share:.2f}"
-    if low is None:
-        return f"{words}; there are too few sites for an interval."
-    return f"{words}; the interval {'lies' if low > share else 'does not lie'} above that."
+    told = {True: "the interval lies above that", False: "the interval does not lie above that",
+            None: "with so few sites nobody can tell whether this is more"}  # fmt: skip
+    return f" Marking all ground as snow would give IoU {share:.2f}; {told[above_floor(row)]}."
 
 
 def sizes(row: dict) -> str:
@@ -54,8 +73,8 @@ def sizes(row: dict) -> str:
         "scenes": ("scene", "scenes"),
         "sites_with_snow": ("site with snow", "sites with snow"),
     }
-    counts = {key: str(row.get(key)) for key in names if row.get(key) not in (None, "")}
-    return ", ".join(f"{count} {names[key][count != '1']}" for key, count in counts.items())
+    counts = {key: count for key in names if (count := number(row, key)) is not None}
+    return ", ".join(f"{count:,.0f} {names[key][count != 1]}" for key, count in counts.items())
 
 
 def flat_scores(step: dict) -> dict:
@@ -90,25 +109,39 @@ def target_of(step: dict, run: dict) -> str:
     return "wet" if nets[:1] == ["wet"] else "total"
 
 
+def against(step: dict) -> str:
+    """ " against the truth of wet snow": what a step of score_masks.py judges by."""
+    names = {"truth": "the truth", "label": "optical labels", "stations": "snow stations"}
+    name = names.get(str(step["arguments"].get("against")), "what it is judged by")
+    return f" against {name}" + " of wet snow" * (step["arguments"].get("target") == "wet")
+
+
 def segmentation(run: dict) -> list[dict]:
     answers, judged = [], set()
-    for step in of_kind(run, "judge"):
-        against = {"truth": "the truth", "label": "optical labels", "stations": "snow stations"}
-        against = against.get(str(step["arguments"].get("against")), "what it is judged by")
-        split = step["result"].get("split")
-        judged |= set(step["upstream"])
-        for row in rows_of(step, "scores")[:3]:
+    for step in finished(run, "judge"):
+        rows = rows_of(step, "scores")[:3]
+        judged |= set(step["upstream"]) if rows else set()
+        for row in rows:
             names = {"unet": about_net(step, run), "optical": "Optical masks"}
             name = names.get(row.get("method"), f"Masks “{row.get('method')}”")
-            where = f"split {split}, {sizes(row)}; {step['data']}"
-            answers.append(answer(step, words_of_score(name, row, f" against {against}"), where))
-    for step in of_kind(run, "score"):
+            words = words_of_score(name, row, against(step))
+            answers.append(answer(step, words, split_of(step), sizes(row), step["data"]))
+    for step in finished(run, "score"):
         if step["name"] not in judged:
             row = flat_scores(step)
-            against = " against optical labels" + " of wet snow" * (target_of(step, run) == "wet")
-            where = f"split {step['result'].get('split')}, {sizes(row)}; {step['data']}"
-            answers.append(answer(step, words_of_score(about_net(step, run), row, against), where))
+            labels = " against optical labels" + " of wet snow" * (target_of(step, run) == "wet")
+            words = words_of_score(about_net(step, run), row, labels)
+            answers.append(answer(step, words, split_of(step), sizes(row), step["data"]))
     return answers
+
+
+def net_is_above_floor(run: dict) -> bool | None:
+    """above_floor of the run's own U-Net, by the first step that judges it."""
+    for step in finished(run, "judge"):
+        for row in rows_of(step, "scores"):
+            if row.get("method") == "unet":
+                return above_floor(row)
+    return next((above_floor(flat_scores(step)) for step in finished(run, "score")), None)
 
 
 def words_of_score(name: str, row: dict, against: str) -> str:
@@ -122,12 +155,14 @@ def words_of_score(name: str, row: dict, against: str) -> str:
 
 def segment_anything(run: dict) -> list[dict]:
     answers = []
-    for step in of_kind(run, "sam"):
+    for step in finished(run, "sam"):
         rows = [row for row in rows_of(step, "scores") if row.get("method", "").startswith("sam")]
-        if step["finished"] and not any(number(row, "iou") is not None for row in rows):
+        wet = " of wet snow" * (step["result"].get("target") == "wet")
+        judged_by = f"against optical labels{wet}, {split_of(step)}".removesuffix(", ")
+        if not any(number(row, "iou") is not None for row in rows):
             row = rows[0] if rows else {}
-            basis = "; ".join(filter(None, (sizes(row), step["data"])))
-            answers.append(answer(step, words_of_score("Segment Anything", row, ""), basis))
+            words = words_of_score("Segment Anything", row, "")
+            answers.append(answer(step, words, sizes(row), judged_by, step["data"]))
         for oracle in (False, True):
             mine = [
                 row
@@ -137,11 +172,11 @@ def segment_anything(run: dict) -> list[dict]:
             if not mine:
                 continue
             best = max(mine, key=lambda row: number(row, "iou"))
-            which = "drawn from the truth (an upper bound)" if oracle else "not drawn from the truth"
-            name = best["method"].partition(",")[0]
-            words = f"Best of {counted(len(mine), 'prompt')} {which}: {name}, IoU {scores_of(best, 'iou')}."
+            which = "drawn from the labels (an upper bound)" if oracle else "that know no label"
+            name, scored = best["method"].partition(",")[0], scores_of(best, "iou")
+            words = f"Best of {counted(len(mine), 'prompt')} {which}: {name}, IoU {scored}."
             words += "" if oracle else floor_words(best) + difference(step, best["method"])
-            answers.append(answer(step, words, f"{sizes(best)}; {step['data']}"))
+            answers.append(answer(step, words, sizes(best), judged_by, step["data"]))
     return answers
 
 
@@ -161,7 +196,8 @@ def difference(step: dict, method: str) -> str:
 
 def activations(run: dict) -> list[dict]:
     answers = []
-    for step in of_kind(run, "probe"):
+    for step in finished(run, "probe"):
+        looked_at = sizes_of(step, "triplets", "sites")
         for model in dict.fromkeys(row.get("model") for row in rows_of(step, "layers")):
             words = []
             for modality in ("rgb", "sar"):
@@ -191,30 +227,34 @@ def activations(run: dict) -> list[dict]:
                     f"{model}: the channel that tells snow best has a held-out AUC in {', in '.join(words)}; "
                 )
                 text += "0.5 is chance."
-                found = step["result"]
-                basis = f"{found.get('triplets')} triplets of {found.get('sites')} sites; {step['data']}"
             else:
                 text = f"{model}: too few sites with both classes for an AUC on held-out sites."
-                basis = step["data"]
-            answers.append(answer(step, text, basis))
+            answers.append(answer(step, text, looked_at, f"out of {step['data']}"))
     return answers
+
+
+def sizes_of(step: dict, many: str, of: str) -> str:
+    """ "2 triplets of 2 sites", as far as a step's result says; the keys begin with what is counted."""
+    counts = [(number(step["result"], key), key.partition("_")[0]) for key in (many, of)]
+    return " of ".join(counted(count, name.removesuffix("s")) for count, name in counts if count is not None)
 
 
 def embeddings(run: dict) -> list[dict]:
     answers = []
-    for step in of_kind(run, "embed"):
+    for step in finished(run, "embed"):
         sentence = step["result"].get("sentence")
         if isinstance(sentence, str):
             brief = sentence.partition(" (before:")[0].partition("; a linear probe")[0].rstrip(".") + "."
             found = step["result"]
             brief = unpaired(found) or brief
-            basis = f"{found.get('pairs_measured')} pairs of {found.get('sites_measured')} sites"
-            answers.append(answer(step, brief, f"{basis}; {found.get('judged')}; {step['data']}"))
+            judged = found.get("judged") if isinstance(found.get("judged"), str) else ""
+            measured = sizes_of(step, "pairs_measured", "sites_measured")
+            answers.append(answer(step, brief, measured, judged, step["data"]))
     return answers
 
 
 def unpaired(found: dict) -> str:
-    """Why a SAR-RGB model that finds pairs no better than chance, either way, answers nothing; else ""."""
+    """Why a SAR-RGB model that is not shown to find pairs, neither way, answers nothing; else ""."""
     if part(found, "about").get("model") != "sar-rgb":  # of the others it is no task
         return ""
     told = []
@@ -224,29 +264,51 @@ def unpaired(found: dict) -> str:
         if value is None or chance is None or (value if low is None else low) > chance:
             return ""
         told.append(f"R@1 from {name} {scores_of(row, 'r_at_1')}, chance {chance:.2f}")
-    return f"Not answered: the model finds pairs no better than chance ({'; '.join(told)})."
+    return f"Not answered: the model is not shown to find pairs better than chance ({'; '.join(told)})."
 
 
 def climate(run: dict) -> list[dict]:
     answers = []
-    for step in of_kind(run, "climate"):
-        rows = rows_of(step, "verdicts")
-        counts = Counter(row.get("verdict") or "without a verdict" for row in rows)
+    for step in finished(run, "climate"):
+        rows, result = rows_of(step, "verdicts"), step["result"]
         if not rows:
             continue
-        result = step["result"]
-        basis = (
-            f"{result.get('rows')} dates and places, {result.get('sites')} sites, snow from "
-            f"{result.get('source') or 'the table'}; anomalies, p corrected for all claims"
-        )
+        counts = Counter(row.get("verdict") or "without a verdict" for row in rows)
         words = "; ".join(f"{count} {name}" for name, count in counts.most_common())
-        answers.append(answer(step, f"Of {counted(len(rows), 'claim')}: {words}.", basis))
+        places = sizes_of(step, "rows", "sites").replace("row", "date and place", 1)
+        places = places.replace("date and places", "dates and places")
+        source = result.get("source") if isinstance(result.get("source"), str) else "the table"
+        if source == "unet" and net_is_above_floor(run) is not True:
+            source += ", whose masks are not shown to be better than marking all ground as snow"
+        how = "anomalies, p corrected for all claims"
+        answers.append(
+            answer(step, f"Of {counted(len(rows), 'claim')}: {words}.", places, f"snow from {source}", how)
+        )
         supported = [row for row in rows if row.get("verdict") == "supported"]
         for row in supported[:4]:
-            words = row.get("in_words") or row.get("claim", "")
-            answers.append(answer(step, words[:1].upper() + words[1:], f"n = {row.get('n')}"))
+            answers.append(answer(step, sentence(row), *n_of(row, step)))
         if len(supported) > 4:
             names = "; ".join(str(row.get("claim"))[:200] for row in supported[4:24])
             basis = counted(len(supported), "supported claim")
             answers.append(answer(step, f"Supported too: {names}.", basis))
+        fallen = next((row for row in rows if row.get("claim") == FALLEN), None)
+        if fallen and fallen not in supported:
+            answers.append(answer(step, sentence(fallen), *n_of(fallen, step)))
     return answers
+
+
+def sentence(row: dict) -> str:
+    words = row.get("in_words") or row.get("claim") or ""
+    return words[:1].upper() + words[1:]
+
+
+def n_of(row: dict, step: dict) -> list[str]:
+    """n, sites and period of a verdict, and what its interval takes for granted."""
+    days = sorted(row["date"] for row in rows_of(step, "joined") if row.get("date"))
+    sites = number(step["result"], "sites")
+    places = f" of {counted(sites, 'site')}" if sites is not None else ""
+    said = [f"n = {row['n']}{places}"] if row.get("n") else []
+    said += [f"{days[0]} to {days[-1]}"] if days else []
+    if step["result"].get("errors") == "site":
+        said.append("errors by site: the interval holds only if sites err independently")
+    return said

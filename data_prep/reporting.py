@@ -14,6 +14,7 @@ LIMITS = tuple(f"{name}{end}" for name in MAIN for end in ("", "_low", "_high"))
 SCORES = ("pixels", "prevalence", *COUNTS, *LIMITS, *OTHERS)
 SIZES = ("sites", "scenes", "sites_with_snow")
 PAIRED = ("first", "other", "stratum", "class", "score", "difference", "low", "high", "excludes_0", *SIZES)
+FEWEST_SITES = 6  # with such snow, to tell whether an interval leaves something out: models.metrics' rule
 SHOWN = ("iou", "f1", "balanced_accuracy", "mcc", "auprc", "snow_area_bias")
 
 

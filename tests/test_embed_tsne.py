@@ -342,6 +342,15 @@ def test_an_id_that_is_a_word_of_javascript_has_no_chips(tmp_path):
                for use in re.findall(r"[^;]*data\.chips(?=\[)", own))  # fmt: skip
 
 
+def test_the_legend_of_snow_has_the_colours_of_the_points(tmp_path):
+    rows = [{"id": str(snow), "site": "a", "date": "", "snow_fraction": snow} for snow in (0.0, 0.5, 1.0)]
+    words = dict.fromkeys(("title", "answer", "note", "hint", "without"), "x")
+    embedding_page.write(tmp_path / "p.html", rows, {"PCA": np.zeros((6, 2))}, {}, words)
+    view = embedding_page.read(tmp_path / "p.html")["views"]["snow fraction"]
+    assert [view["key"][name] for name in ("0 %", "50 %", "100 %")] == view["colours"]
+    assert len(set(view["colours"])) == 3
+
+
 def test_trained_models_are_judged_on_test_alone():
     rows = [{"id": f"t{k}", "site": f"s{k // 2}", "ground": f"g{k // 2 if k < 4 else k}",
              "split": ("train", "val", "test")[k % 3 if k > 3 else 0]} for k in range(24)]  # fmt: skip

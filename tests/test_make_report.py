@@ -513,6 +513,71 @@ def test_odd_tables_cost_their_part_alone(tmp_path):
     assert "(layer one, best of 1 layer; the picture itself 0.95; random weights 0.80)" in words
 
 
+def test_what_is_cut_off_is_not_taken_as_whole(tmp_path):
+    """In the middle of a number, of a row, between rows; what is left is said to be a part."""
+    names = ("colder days", "more rain", "drier air")
+    rows = [{"claim": name, "verdict": "supported", "estimate": -0.248, "n": 77} for name in names]
+    folder = tmp_path / "run" / "climate"
+    write_step(folder, CLIMATE, {"verdicts": dict.fromkeys(names, "supported"), "errors": "site", "sites": 9},
+               verdicts=rows)  # fmt: skip
+    whole = (folder / "verdicts.csv").read_bytes()
+
+    def read(kept: bytes):
+        (folder / "verdicts.csv").write_bytes(kept)
+        found = report_run.read_run(tmp_path / "run")
+        return report_verdicts.climate(found), found["steps"][0]["problems"]
+
+    answers, problems = read(whole)
+    assert answers[0]["text"] == "Of 3 claims: 3 supported." and not problems
+    assert "n = 77 of 9 sites; errors by site: the interval holds only if" in answers[1]["basis"]
+    lines = whole.splitlines(True)
+    for kept, why in (
+        (whole[:-3], "its last line has no end"),
+        (whole[:-7], "line 4 has too few fields"),
+        (b"".join(lines[:3]), "holds 2 of 3 rows"),
+    ):
+        answers, problems = read(kept)
+        assert answers[0]["text"] == "Of 2 claims: 2 supported." and why in problems[0]
+        assert "its files were read in part, see Provenance" in answers[0]["basis"]
+
+
+def test_answers_come_of_finished_steps_and_a_damaged_judge_hides_no_score(tmp_path):
+    row = {"method": "unet", "iou": 0.6, "iou_low": 0.5, "iou_high": 0.7, "prevalence": 0.4}
+    row |= {"sites": 7, "scenes": 9, "sites_with_snow": 7}
+    scored = {"split": "test", "scores": {"iou": 0.5, "prevalence": 0.25}}
+    write_step(tmp_path / "score", INFER, scored)
+    read = {"against": "truth", "target": "wet", "masks": [f"unet={tmp_path / 'score'}"]}
+    write_step(tmp_path / "judge", read, {"split": "test"}, scores=[row])
+    (answer,) = report_verdicts.segmentation(report_run.read_run(tmp_path))
+    assert "against the truth of wet snow" in answer["text"] and "the interval lies above" in answer["text"]
+    (tmp_path / "judge" / "scores.csv").write_text("")
+    (answer,) = report_verdicts.segmentation(report_run.read_run(tmp_path))
+    assert answer["basis"].startswith("score: split test") and "IoU of snow 0.50" in answer["text"]
+    write_step(tmp_path / "judge", read, None, scores=[row])
+    (tmp_path / "judge" / "result.json").unlink()
+    (answer,) = report_verdicts.segmentation(report_run.read_run(tmp_path))
+    assert answer["basis"].startswith("score")
+
+
+def test_the_floor_is_compared_with_from_six_sites_with_snow_on():
+    from data_prep import reporting
+    from models import metrics
+
+    assert reporting.FEWEST_SITES == metrics.FEWEST_SITES
+    row = {"iou": 0.6, "iou_low": 0.5, "prevalence": 0.4, "sites_with_snow": 6}
+    assert report_verdicts.above_floor(row) is True
+    assert report_verdicts.above_floor({**row, "iou_low": 0.4}) is False
+    assert report_verdicts.above_floor({**row, "sites_with_snow": 5}) is None
+    assert report_verdicts.above_floor({**row, "iou_low": ""}) is None
+
+
+def test_paths_are_told_from_the_run_folder_on(tmp_path):
+    run_ = {"folder": tmp_path}
+    assert report_blocks.in_run(f"{tmp_path}/2_curate and {tmp_path}/x", run_) == "2_curate and x"
+    other = f"/elsewhere{tmp_path}/2_curate"
+    assert report_blocks.in_run(other, run_) == other
+
+
 # ---- rules -------------------------------------------------------------------------------------------------
 
 
@@ -538,7 +603,7 @@ def test_a_model_that_finds_no_pair_answers_nothing_about_the_gap(tmp_path):
         (answer,) = report_verdicts.embeddings(report_run.read_run(folder))
         return answer["text"]
 
-    assert said("sar-rgb", 0.1).startswith("Not answered: the model finds pairs no better than chance (R@1")
+    assert said("sar-rgb", 0.1).startswith("Not answered: the model is not shown to find pairs better than")
     assert said("sar-rgb", 0.3).startswith("No, the SAR cloud") and said("clip", 0.1).startswith("No, the")
 
 
@@ -548,6 +613,12 @@ def test_numbers_are_written_short():
     ]  # fmt: skip
     assert report_blocks.interval(0.5, 0.25, 0.75) == "0.50 [0.25,\u00a00.75]"
     assert report_blocks.interval(0.5, None, None) == "0.50 (no interval)"
+    assert report_blocks.interval(-0.001, -0.5, 0) == "0.00 [-0.50,\u00a00.00]"
+    assert report_blocks.general(-1325.0, -1400, -52.25) == "-1\u202f325 [-1\u202f400,\u00a0-52.2]"
+    assert (
+        report_blocks.minus("-1 [-0.5, 2e-7] of sim-01 on 2021-01-10")
+        == "−1 [−0.5, 2e−7] of sim-01 on 2021-01-10"
+    )
     assert report_blocks.p_value(0.0001) == "<\u00a00.001"
 
 

@@ -252,8 +252,8 @@ def test_figures_are_as_wide_as_a_column_or_a_page_and_embed_their_fonts(paper):
 
 def test_methods_hold_the_numbers_of_the_run(paper):
     text = (paper[1] / "methods.tex").read_text()
-    for words in (r"at most 17\,h apart", r"tiles of 192 pixels", r"at most 35\,\%", "Of 13 candidates 9 "
-    "were kept",
+    for words in (r"at most 17\,h apart", r"tiles of at most 192 pixels", r"at most 35\,\%",
+                  "Of 13 candidates 9 were kept",
                   "width 12 and depth 3", "123,456 parameters", "vv and vh", "9 epochs (90 steps)",
                   "learning rate of 0.002", "from seed 11", "epoch 5,", "threshold of 0.435", "binary "
                   "cross-entropy,",
@@ -314,12 +314,34 @@ def test_hostile_names_in_tables_stay_text(tmp_path):
     assert "passwd" in (tmp_path / "tex" / "tab_scores.tex").read_text()
 
 
+def test_odd_tables_cost_their_part_of_the_paper_alone(tmp_path):
+    folder = build(tmp_path / "run")
+    write_table(folder / "4_judge" / "scores.csv", [{"way": "unet", "iou": 0.5}])
+    write_table(folder / "7_embed" / "modality_gap.csv", [{"treatment": "raw", "probe": 1}])
+    told = (folder / "3_train" / "result.json").read_text().replace('"steps": 90', f'"steps": {10**400}')
+    (folder / "3_train" / "result.json").write_text(told.replace('"threshold": 0.435', '"threshold": NaN'))
+    words = ("--data", folder, "--out", tmp_path / "page", "--manuscript", tmp_path / "tex")
+    left_out = result(run("make_report.py", *words))["manuscript"]["left_out"]
+    assert any(one.startswith("fig_scores: cannot be made of what the run holds") for one in left_out)
+    for path in sorted((tmp_path / "tex").glob("*.tex")):
+        assert faults(path.read_text()) == [], path.name
+    assert "nan" not in (tmp_path / "tex" / "methods.tex").read_text()
+
+
+def test_letters_that_no_font_has_are_named():
+    assert manuscript_latex.escape("Ħaż-Żebbuġ, ŧ") == "[U+0126]aż-Żebbuġ, [U+0167]"
+
+
 def test_a_folder_of_another_is_refused_and_its_own_is_made_anew(paper, tmp_path):
     folder = build(tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "methods.tex").write_text("my own words")
     base = ("--data", folder, "--out", tmp_path / "page", "--manuscript")
     refuse("make_report.py", *base, tmp_path / "mine", saying="not written by make_report.py")
+    (tmp_path / "my figures").mkdir()
+    (tmp_path / "my figures" / "fig_trends.pdf").write_text("drawn by hand")
+    refuse("make_report.py", *base, tmp_path / "my figures", saying="fig_trends.pdf: not written by")
+    assert (tmp_path / "my figures" / "fig_trends.pdf").read_text() == "drawn by hand"
     refuse("make_report.py", *base, folder / "3_train", saying="is a step of the run")
     refuse("make_report.py", *base, tmp_path / "mine" / "methods.tex", saying="is a file")
     tex = shutil.copytree(paper[1], tmp_path / "tex")
