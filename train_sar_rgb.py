@@ -277,9 +277,9 @@ def train(args, run, given: dict, stop) -> int:
     try:
         device = training.choose_device(args.device)
         rank, ranks, device = training.join_processes(device, args.sync_norm)
+        dtype = training.shared_precision(device, args.amp)
     except ValueError as error:
         raise BadInput(f"{error}.") from None
-    dtype = training.choose_precision(device, args.amp)
     frozen = load_frozen(args, given, device)
     look = functools.partial(learning.stop_if, stop)
 
@@ -396,4 +396,4 @@ def train(args, run, given: dict, stop) -> int:
 
 
 if __name__ == "__main__":
-    learning.leave(runs.start(main, get_parser()))
+    learning.run_and_leave(main, get_parser())

@@ -398,12 +398,12 @@ def train(args, run, stop) -> int:
     try:
         device = training.choose_device(args.device)
         rank, ranks, device = training.join_processes(device, args.sync_norm)
+        dtype = training.shared_precision(device, args.amp)
     except ValueError as error:
         raise BadInput(f"{error}.") from None
     data, figures, channels = training.done_by_first(
         lambda: load_data(args, ranks, functools.partial(learning.stop_if, stop)), learning.LEAVING
     )
-    dtype = training.choose_precision(device, args.amp)
     rows, statistics = data["train"].rows, figures["train"]
     largest = max(max(triplets.picture_size(row)) for row in rows)
     largest_val = max(max(triplets.picture_size(row)) for row in data["val"].rows)
@@ -488,4 +488,4 @@ def train(args, run, stop) -> int:
 
 
 if __name__ == "__main__":
-    learning.leave(runs.start(main, get_parser()))
+    learning.run_and_leave(main, get_parser())

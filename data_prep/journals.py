@@ -50,7 +50,17 @@ def own_journal(out: Path, share: tuple[int, int], stop):
             if stop.requested:
                 raise runs.Interrupted()
             time.sleep(0.2)
+        end_line(path)
         yield path
+
+
+def end_line(journal: Path) -> None:
+    """End a line that a kill cut, or the next record would be one with it; nobody else may be writing."""
+    with open(journal, "ab+") as stream:
+        if stream.seek(0, 2):
+            stream.seek(-1, 2)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
 
 
 def lock(stream, how: int) -> bool:

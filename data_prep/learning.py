@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from data_prep import runs
@@ -52,15 +53,32 @@ def first_speaks():
             ) from None
 
 
-def leave(code: int) -> None:
-    """End the program with an exit code.
+def run_and_leave(main, parser) -> None:
+    """Run a training job as a program, as runs.start does, and end it with its exit code.
 
     One of many processes leaves without the interpreter's own tidying up, in which threads of torch's gloo
-    now and then abort it (3 of 24 ends with torch 2.14).
+    now and then abort it (3 of 24 ends with torch 2.14). Where it leaves alone it does not say goodbye
+    either: NCCL's would wait for the others, who wait for it.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        sys.exit(code)
-    if "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():
+        sys.exit(runs.start(main, parser))
+    code = runs.FAILED
+    try:
+        code = runs.start(main, parser)
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        else:
+            code = error.code or runs.DONE
+    except BaseException:
+        traceback.print_exc()
+    leave(code)
+
+
+def leave(code: int) -> None:
+    """End one of many processes at once; all of them come here together if the job is done or interrupted."""
+    together = code in (runs.DONE, runs.INTERRUPTED)
+    if together and "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():
         sys.modules["torch"].distributed.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -3,7 +3,6 @@
 Needs torch; load_checkpoint models/contract_kinds.py.
 """
 
-import atexit
 import contextlib
 import copy
 import ctypes
@@ -82,6 +81,22 @@ def choose_precision(device: torch.device, amp: str = "auto") -> torch.dtype | N
     return None
 
 
+def shared_precision(device: torch.device, amp: str = "auto") -> torch.dtype | None:
+    """choose_precision, of all processes: gradients of a scaled loss and of another must not be averaged.
+
+    Raises ValueError, in all of them, where their hardware differs.
+    """
+    dtype = choose_precision(device, amp)
+    if torch.distributed.is_initialized():
+        every = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(every, str(dtype or torch.float32), group=waiting_room)
+        if len(set(every)) > 1:
+            raise ValueError(
+                f"--amp {amp}: means {', '.join(sorted(set(every)))} in these processes; name one"
+            )
+    return dtype
+
+
 def autocast(device: torch.device, dtype: torch.dtype | None):
     """The context in which a forward pass runs in `dtype`."""
     return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
@@ -122,7 +137,6 @@ def join_processes(device: torch.device, share_norms: bool = False) -> tuple[int
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=STEP)
     waiting_room = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-    atexit.register(torch.distributed.destroy_process_group)
     if on_cuda:
         taken = [None] * ranks
         mine = socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)
@@ -336,7 +350,8 @@ class Learner:
         self.average.net.load_state_dict(state["average"])
         self.average.steps = state["average_steps"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():  # it may have begun, or go on, without float16
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def take_weights(net: nn.Module, state: dict) -> int:

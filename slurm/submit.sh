@@ -15,6 +15,10 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../runbook.sh"
 [ $# = 0 ] || { echo "submit.sh: unknown word '$1'; its settings are variables, see the file's head." >&2; exit 2; }
+case ${CPU:-} in "$(uname -m)") CPU= ;; esac   # SUSE's profile says so of every shell
+for name in CPU GPU TRAIN; do
+  case ${!name:-} in '' | -*) ;; *) echo "submit.sh: $name=${!name}: expected options of sbatch, such as --partition=short." >&2; exit 2 ;; esac
+done
 case ${TASKS:=16} in *[!0-9]* | 0*) echo "submit.sh: TASKS=$TASKS: expected a positive number." >&2; exit 2 ;; esac
 case $OUT in *%*) echo "submit.sh: OUT=$OUT: % means something in the names of logs; choose another." >&2; exit 2 ;; esac
 GPU=${GPU---gpus-per-node=1}
@@ -31,6 +35,7 @@ tasks() {   # NAME WORDS...: how many tasks the step's array has: its items, whe
   data=$(value_of --data "${@:2}")
   case $1 in
     curate) [ ! -d "$data" ] || count=$(find -L "$data" -mindepth 2 -maxdepth 2 -name s1 | wc -l) ;;
+    probe) count=2 ;;   # the network and its floor, random weights
     map) [ ! -d "$data" ] || count=$(find -L "$data" -mindepth 3 -maxdepth 3 -path '*/s1/*.tif' | wc -l) ;;
     *) count=$(value_of --sample "${@:2}") ;;
   esac
@@ -48,6 +53,11 @@ earlier() {   # WORDS...: the jobs into whose --out a word leads, as :12:15
     done
   done
   [ -z "$numbers" ] || printf ':%s' $(printf '%s\n' $numbers | sort -V)
+}
+
+still_queued() {   # FILE: those of the jobs that it names which have not ended
+  [ -z "${DRY_RUN:-}" ] && [ -s "$1" ] || return 0
+  squeue --me --noheader --format=%F | sort -u | grep -Fxf "$1" || true
 }
 
 jobs=0
@@ -92,6 +102,9 @@ on_cluster() {   # NUMBER NAME PYTHON... JOB WORDS...
     set -- "$@" --overwrite   # made of other results than a page that is there
     after=afterany$(printf ':%s' $(printf '%s\n' "${job_of[@]}" | sort -V))
   fi
+  local file_of_jobs="$OUT/logs/${number}_$name.jobs" mine
+  mine=$(still_queued "$file_of_jobs")   # of an earlier call: nothing is done twice, nor by two at once
+  [ -z "$mine" ] || after="${after:+$after,}afterany$(printf ':%s' $mine)"
   count=1; [ -z "$share" ] || count=$(tasks "$name" "$@")
   if [ "$count" = 1 ]; then
     send "$after" "${options[@]}" $use "slurm/$file.sbatch" "$@"
@@ -99,25 +112,28 @@ on_cluster() {   # NUMBER NAME PYTHON... JOB WORDS...
   else
     local array=(--array="0-$((count - 1))" "${options[@]/%%j.log/%A_%a.log}")
     send "$after" "${array[@]}" $use "slurm/$file.sbatch" "$@"
-    about="array $sent of $count"
+    about="array $sent of $count"; mine+=" $sent"
     send "${after:+$after,}afterany:$sent" "${options[@]}" ${CPU:-} slurm/job.sbatch "${whole[@]}" --collect
     about+=", collected by job $sent"
   fi
   job_of[$(value_of --out "$@")]=$sent
+  [ -n "${DRY_RUN:-}" ] || printf '%s\n' $mine $sent >"$file_of_jobs"
   [ -n "${DRY_RUN:-}" ] || echo "[$number $name] $about${after:+, $after}" >&2
 }
 
 step() {   # as in runbook.sh: NUMBER NAME WORDS...
   chosen "$1" || return 0
+  any=yes
   case $2 in sample | weights) [ $where = cluster ] || on_login_node "$@" ;;
     *) [ $where = login ] || on_cluster "$@" ;; esac
 }
 
 if [ -z "${DRY_RUN:-}" ]; then
   command -v sbatch >/dev/null || { echo "submit.sh: no sbatch here; run it on the cluster's login node." >&2; exit 2; }
-  [ -n "${JOB_PYTHON:-}" ] || ./runbook.sh install
+  [ -n "${JOB_PYTHON:-}" ] || { install requirements.txt; install requirements-extra.txt; }
   mkdir -p "$OUT/logs"
 fi
 where=login; steps
 where=cluster; steps
+[ -n "$any" ] || { echo "submit.sh: nothing to do: FROM and ONLY choose no step of this chain (DRY_RUN=1 shows them)." >&2; exit 2; }
 [ -n "${DRY_RUN:-}" ] || echo "$jobs jobs sent; see squeue --me, logs in $OUT/logs" >&2

@@ -426,3 +426,15 @@ def test_collections_are_not_listed(services, tmp_path):
 def test_sizes_in_words():
     words = [download.in_words(count) for count in (0, 999, 36864, 4.2e6, 7e9)]
     assert words == ["0 bytes", "999 bytes", "36.9 kB", "4.2 MB", "7.0 GB"]
+
+
+def test_a_line_that_a_kill_cut_takes_no_other_along(tmp_path):
+    stop = Namespace(requested="")
+    record = {"file": "scenes/a/s1/2021-01-10_044.tif", "sha256": "0"}
+    (tmp_path / "downloads-0-of-2.jsonl").write_text('{"file": "scenes/a/s1/2021-01')
+    with journals.own_journal(tmp_path, (0, 2), stop) as path:
+        journals.note(path, [record])
+    with journals.own_journal(tmp_path, (0, 2), stop) as path:
+        journals.note(path, [record])
+    lines = path.read_text().splitlines()
+    assert [json.loads(line) for line in lines[1:]] == [record, record] and len(lines) == 3

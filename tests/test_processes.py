@@ -194,6 +194,69 @@ learning.leave(0)
     assert done.returncode == 0, done.stderr
 
 
+def test_processes_of_different_precision_are_refused_in_all_of_them(tmp_path):
+    (tmp_path / "job.py").write_text(f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import torch
+from data_prep import learning
+from models import training
+rank, ranks, device = training.join_processes(torch.device("cpu"))
+assert training.shared_precision(device, "bf16") == torch.bfloat16
+try:
+    training.shared_precision(device, ("off", "fp16")[rank])
+except ValueError as error:
+    assert "torch.float16, torch.float32" in str(error)
+    learning.leave(0)
+""")
+    done = subprocess.run(
+        [*TORCHRUN, str(tmp_path / "job.py")], capture_output=True, text=True, env={**os.environ, **THREADS}
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("ends", ["raise ValueError('alone')", "raise SystemExit('alone')"])
+def test_a_process_that_fails_alone_leaves_at_once_and_says_why(tmp_path, ends):
+    """Though the other waits in a barrier for it, and would for a day."""
+    (tmp_path / "job.py").write_text(f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import torch
+from data_prep import learning, runs
+from models import training
+
+def main(args):
+    with learning.first_speaks():
+        rank, ranks, device = training.join_processes(torch.device("cpu"))
+        if rank == 0:
+            {ends}
+        training.wait_for_processes()
+
+learning.run_and_leave(main, runs.get_parser(""))
+""")
+    done = subprocess.run(
+        [*TORCHRUN, str(tmp_path / "job.py")], capture_output=True, text=True, timeout=120,
+        env={**os.environ, **THREADS},
+    )  # fmt: skip
+    assert done.returncode == 1 and "alone" in done.stderr, done.stderr
+
+
+def test_training_goes_on_with_and_without_a_scaled_loss():
+    import torch
+
+    from models import training
+
+    def learner(dtype):
+        net = torch.nn.Linear(2, 1)
+        return training.Learner(net, torch.device("cpu"), dtype, 0.1, 0.0, 0.9, 9, 1)
+
+    plain, scaled = learner(None), learner(torch.float16)
+    scaled.scaler.scale(torch.ones(()))  # begins to keep a scale
+    begun = scaled.scaler.get_scale()
+    scaled.load(plain.state())
+    assert scaled.scaler.get_scale() == begun
+    plain.load(scaled.state())
+    assert not plain.scaler.is_enabled()
+
+
 # ---- stopped, killed, refused ------------------------------------------------------------------------------
 
 
