@@ -166,7 +166,7 @@ def site_map(places: list[dict]) -> dict:
             "title": f"{place['site']}: {place['latitude']:.4f}, {place['longitude']:.4f}",
         })  # fmt: skip
     if len(shown) <= MOST_NAMES:
-        name_points(points, [place["site"][:24] for place in shown], left + width)
+        name_points(points, [place["site"][:24] for place in shown], left, left + width)
     east, north = width / 2 / (squeeze * scale), height / 2 / scale
     meridians = [(x(v), degrees(v, "E", "W")) for v in nice(centre[0] - east, centre[0] + east)]
     parallels = [(y(v), degrees(v, "N", "S")) for v in nice(centre[1] - north, centre[1] + north)]
@@ -182,16 +182,17 @@ def site_map(places: list[dict]) -> dict:
     }  # fmt: skip
 
 
-def name_points(points: list[dict], names: list[str], right: float) -> None:
-    """Give points a label with its place (dx, dy), where one fits beside the others."""
+def name_points(points: list[dict], names: list[str], left: float, right: float) -> None:
+    """Give points a label with its place (dx, dy), where one fits beside the others and within the frame."""
     taken = [(p["x"] - 6, p["y"] - 6, p["x"] + 6, p["y"] + 6) for p in points]
     for point, name in zip(points, names, strict=True):
         wide = 7.2 * len(name)
-        for dx, dy in ((9, -5), (9, 13), (-9 - wide, -5), (-9 - wide, 13)):
+        sides, heights = (9, -9 - wide, -wide / 2), (-5, 13, 25, -17)
+        for dx, dy in ((dx, dy) for dy in heights for dx in sides):
             x, y = point["x"] + dx, point["y"] + dy
             box = (x, y - 10, x + wide, y + 2)
             clear = all(box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in taken)
-            if clear and x > 0 and box[2] < right + 18:
+            if clear and left < x and box[2] < right:
                 taken.append(box)
                 point |= {"label": name, "dx": dx, "dy": dy}
                 break
