@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,12 @@ def refuse(job: str, *words, saying: str, **more) -> str:
     line = done.stderr.strip().splitlines()[-1]
     assert saying in line, f"expected {saying!r} in: {line}"
     return line
+
+
+def processor_seconds() -> float:
+    """What the programs run so far took of the processor: others that keep the machine busy add nothing."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def result(done: subprocess.CompletedProcess) -> dict:

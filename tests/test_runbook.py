@@ -2,12 +2,11 @@ import csv
 import json
 import os
 import re
-import resource
 import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, THREADS, write_site
+from conftest import ROOT, THREADS, processor_seconds, write_site
 
 STEP = re.compile(r"^\[(\d+) (\w+)\] (\.venv.*)$", re.MULTILINE)
 OTHERS = ["15", "16", "17", "18", "19", "20"]  # networks beside the U-Net, on any data
@@ -54,14 +53,10 @@ def test_the_chain_on_own_scenes_runs_and_names_the_folder(finished):
 
 @pytest.mark.slow
 def test_a_finished_run_again_takes_under_five_seconds(finished, world):
-    def spent():  # by the processor, which others that keep this machine busy do not change
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
-
-    before = spent()
+    before = processor_seconds()
     said = runbook(DATA=world, OUT=finished[0], SIZE="tiny")
     left_out = len(LEFT_OUT.findall(said))  # of these a fetch is tried again, which takes its time
-    assert left_out or spent() - before < 5
+    assert left_out or processor_seconds() - before < 5
     assert said.count("already done") == 12 - left_out
 
 
