@@ -61,13 +61,21 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and torch.cuda.device_count() > 1:  # or a node's processes would all sit on the first
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        name = f"cuda:{own_cuda()}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]})") from None
     return device
+
+
+def own_cuda() -> int:
+    """The number of this process's CUDA device; ValueError if there are more processes than devices."""
+    local, here = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if here > 1 and local >= here:
+        raise ValueError(f"LOCAL_RANK {local}: there are {here} CUDA devices; start one process for each")
+    return local if here > 1 else 0  # a cluster may show each process its own alone
 
 
 def choose_precision(device: torch.device, amp: str = "auto") -> torch.dtype | None:
@@ -130,10 +138,7 @@ def join_processes(device: torch.device, share_norms: bool = False) -> tuple[int
     if ranks == 1:
         return 0, 1, device
     if on_cuda:
-        local, here = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-        if here > 1 and local >= here:
-            raise ValueError(f"LOCAL_RANK {local}: there are {here} CUDA devices; start one process for each")
-        device = torch.device("cuda", local if here > 1 else 0)  # a cluster may show each process its own
+        device = torch.device("cuda", own_cuda())
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=STEP)
     waiting_room = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
