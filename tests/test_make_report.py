@@ -571,6 +571,16 @@ def test_the_floor_is_compared_with_from_six_sites_with_snow_on():
     assert report_verdicts.above_floor({**row, "iou_low": ""}) is None
 
 
+@pytest.mark.parametrize("iou, balanced, shown", [(0.5, 0.4, True), (0.3, 0.6, True), (0.3, 0.5, False)])
+def test_a_climate_out_of_masks_that_find_no_snow_says_so(tmp_path, iou, balanced, shown):
+    row = {"method": "unet", "iou": 0.7, "iou_low": iou, "balanced_accuracy_low": balanced}
+    row |= {"prevalence": 0.4, "sites_with_snow": 7}
+    write_step(tmp_path / "judge", {"against": "truth", "masks": []}, {}, scores=[row])
+    write_climate(tmp_path / "climate", "a")
+    basis = report_verdicts.climate(report_run.read_run(tmp_path))[0]["basis"]
+    assert ("not shown to be better than marking all ground" in basis) != shown
+
+
 def test_paths_are_told_from_the_run_folder_on(tmp_path):
     run_ = {"folder": tmp_path}
     assert report_blocks.in_run(f"{tmp_path}/2_curate and {tmp_path}/x", run_) == "2_curate and x"
