@@ -368,6 +368,13 @@ def main(args) -> int:
     )
     lags = [name for name in series.lag_names(have) if not name.endswith("_1d")] if tables.daily else []
     rows = lagged(args, tables, list(dict.fromkeys([*predictors, *windows, *lags])))
+    empty = [name for name in dict.fromkeys([*predictors, *windows]) if not rows[name].notna().any()]
+    if empty:
+        raise BadInput(
+            f"{args.weather or args.data}: {', '.join(empty)}: no date of snow cover has weather on all the "
+            "days before it; bring daily weather without gaps, or give --window-days or --variables."
+        )
+    lags = [name for name in lags if rows[name].notna().any()]
     if args.dry_run:
         sites, dates = rows["site"].nunique(), rows["date"].nunique()
         runs.say(f"would analyse {len(rows)} rows of {sites} sites, {dates} dates")

@@ -142,6 +142,7 @@ def say_scores(args, summary: dict, interval: dict) -> None:
         text = "null: nothing to score" if value is None else f"{value:.4f}"
         runs.say(f"{name:28s}{text}" + (f"  [{limits[0]:.4f}, {limits[1]:.4f}]" if limits else ""))
     reporting.say_floor(summary)
+    reporting.say_everywhere({"the net": summary})
     sizes = (runs.counted(interval[f"{name}s"], name) for name in ("site", "scene"))
     runs.say(f"intervals over {', '.join(sizes)}")
     if summary["prevalence"] in (None, 0, 1):
@@ -204,6 +205,7 @@ def any_opens(args, state, items) -> bool:
 
 def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
     """Write a scene's mask and probability; returns its snow cover. Memory: by tile and scene width alone."""
+    import numpy as np
     import torch
 
     from data_prep import cover, predictions, rasters, triplets
@@ -238,14 +240,16 @@ def map_scene(args, predictor, state, scene, site, threshold: float) -> dict:
             rows_at_once = max(1, PIXELS_AT_ONCE // block.shape[1])
             for row in range(0, len(block), rows_at_once):
                 part = block[row : row + rows_at_once]
-                mask, window = metrics.to_mask(part, threshold), (top + row, left, *part.shape)
+                window = top + row, left, *part.shape
+                part = np.where(source.water(*window), np.float32(np.nan), part)
+                mask = metrics.to_mask(part, threshold)
                 mask_file.write(mask, 1, window=rasters.as_window(window))
                 probability_bytes = predictions.probability_bytes(part)
                 probability_file.write(probability_bytes, 1, window=rasters.as_window(window))
                 cover.count(total, mask, source.elevation(*window), args.elevation_step_m)
         if not total[None][0]:
             bands = ", ".join(source.channels)
-            raise BadInput(f"{scene.path}: no pixel has every band of the checkpoint ({bands}).")
+            raise BadInput(f"{scene.path}: no pixel of land has every band of the checkpoint ({bands}).")
     if args.previews:
         simulated = triplets.origin([source.raster.tags])
         title = f"{scene.site} {scene.date}: radar and U-Net{simulated}"

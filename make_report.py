@@ -74,6 +74,7 @@ def get_parser():
 
 
 def main(args) -> int:
+    args.data = args.data.resolve()  # one folder, whatever it is called
     inputs = check(args)
     args.run_folder = os.path.relpath(args.data, args.out)  # by which a report's own result.json is known
     run = runs.Run(args, inputs)

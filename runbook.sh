@@ -93,13 +93,18 @@ steps() {   # one numbered step, one command
 install() {   # $1: a requirements file; done once for each state of the files
   local stamp=".venv/.installed-$1"
   if [ -e "$stamp" ] && [ "$stamp" -nt "$1" ] && [ "$stamp" -nt constraints.txt ]; then return; fi
+  if [ -x $python ] && ! $python -m pip --version >/dev/null 2>&1; then
+    echo "runbook.sh: .venv has no pip: its making was interrupted, or this Python makes none; rm -r .venv and run again." >&2
+    exit 2
+  fi
   if [ ! -x $python ]; then
     local candidate interpreter=
     for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
       if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then interpreter=$candidate; break; fi
     done
     [ -n "$interpreter" ] || { echo "runbook.sh: no Python 3.11 or newer found; name one with PYTHON=." >&2; exit 2; }
-    "$interpreter" -m venv .venv
+    "$interpreter" -m venv .venv || {
+      echo "runbook.sh: $interpreter cannot make .venv; see above (Debian: apt install python3-venv), then rm -r .venv and run again." >&2; exit 2; }
   fi
   echo "installing $1 into .venv (once; torch is large)" >&2
   $python -m pip install --quiet --disable-pip-version-check -r "$1" -c constraints.txt || {
@@ -128,6 +133,7 @@ chosen() {   # $1: a step's number
 needs=     # a file without which a step is left out
 optional=  # where set, a step that cannot do its work (exit code 2) is left out, and the chain goes on
 any=       # set once a step was chosen
+stopped=   # set by Ctrl-C, which a job on its last item may outlive
 changed=   # once a step's arguments or input differ from what its folder holds, it and all after it are made anew
 step() {
   chosen "$1" || return 0
@@ -149,9 +155,13 @@ perform() {
   if [ $code = 2 ] && grep -q "made with other arguments or input" "$log"; then
     [ -n "$optional" ] || changed=--overwrite
     code=0
+    echo "[$number $name] made anew" >&2
     run_logged "$@" --overwrite || code=$?
   fi
-  if [ $code = 2 ] && [ -n "$optional" ]; then
+  if [ -n "$stopped" ]; then
+    echo "runbook.sh: interrupted in step $number ($name); the same command goes on" >&2
+    exit 75
+  elif [ $code = 2 ] && [ -n "$optional" ]; then
     echo "[$number $name] left out, see above" >&2
   elif [ $code != 0 ]; then
     echo "runbook.sh: step $number ($name) ended with exit code $code; its log: $log" >&2
@@ -172,6 +182,7 @@ elif [ $# != 0 ] && [ "$1" != install ]; then
 fi
 if [ -z "${DRY_RUN:-}" ]; then install requirements.txt; install requirements-extra.txt; fi
 [ "${1:-}" != install ] || exit 0
+trap 'stopped=yes' INT
 steps
 [ -n "$any" ] || { echo "runbook.sh: nothing to do: FROM and ONLY choose no step of this chain (DRY_RUN=1 shows them)." >&2; exit 2; }
 case $OUT in /*) ;; *) OUT=$root/$OUT ;; esac

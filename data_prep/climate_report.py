@@ -304,7 +304,7 @@ def draw_lags(out, tables, found, shown) -> str:
         if row["variable"] in shown:
             base, days = row["variable"], "1d"
         lag = base in shown and days.endswith("d") and days[:-1].isdigit()
-        if lag and row["treatment"] == "deseasonalised" and "r" in row:
+        if lag and row["treatment"] == "deseasonalised" and row["row"] == "row" and "r" in row:
             table.setdefault(words(base), []).append((int(days[:-1]), row["r"], row["r_low"], row["r_high"]))
     table = {name: sorted(ends) for name, ends in table.items() if len(ends) > 1}
     if not table:

@@ -414,6 +414,8 @@ def main(args) -> int:
     sites = scenes.list_sites(args.data)
     scenes.leave_out_overlooked(args.data, args.skip_bad)
     mine = shares.mine(sites, args.share)
+    if args.data.resolve().is_relative_to(args.out.resolve()):
+        raise BadInput(f"{args.out}: holds the scenes; --out names a folder of its own for triplets.")
     run = runs.Run(args, [args.data, *degree_days.files(args.weather)])
     if run.finished():
         return runs.DONE

@@ -1,8 +1,9 @@
 """The first screen of a report: the questions, and what the run answers, with intervals, n and origin."""
 
 from collections import Counter
+from pathlib import Path
 
-from data_prep import report_run, reporting
+from data_prep import report_run, reporting, runs
 from data_prep.report_blocks import interval, minus, stamps
 from data_prep.report_run import counted, number, of_kind, part, rows_of
 
@@ -49,21 +50,21 @@ def scores_of(row: dict, name: str) -> str:
 
 
 def above_floor(row: dict) -> bool | None:
-    """Whether the interval of IoU lies above marking everything as snow; None: too few sites to tell."""
-    share, low, sites = (number(row, name) for name in ("prevalence", "iou_low", "sites_with_snow"))
-    if share is None or low is None or sites is None or sites < reporting.FEWEST_SITES:
-        return None
-    return low > share
+    """Whether IoU is more than that of marking everything as snow; None: too few sites to tell."""
+    low, sites = number(row, "iou_gain_low"), number(row, "sites_with_snow")
+    return None if low is None or sites is None or sites < reporting.FEWEST_SITES else low > 0
 
 
 def floor_words(row: dict) -> str:
-    """What marking everything as snow would score, and whether the score's interval lies above it."""
+    """What marking everything as snow would score, and whether the difference on equal resamples tells."""
     share = number(row, "prevalence")
     if share is None or number(row, "iou") is None:
         return ""
-    told = {True: "the interval lies above that", False: "the interval does not lie above that",
-            None: "with so few sites nobody can tell whether this is more"}  # fmt: skip
-    return f" Marking all ground as snow would give IoU {share:.2f}; {told[above_floor(row)]}."
+    words = f" Marking all ground as snow would give IoU {share:.2f}"
+    if number(row, "iou_gain") is None:
+        return f"{words}."
+    told = {True: "lies above 0", False: "does not lie above 0", None: "is of too few sites to tell"}
+    return f"{words}; the difference {scores_of(row, 'iou_gain')} {told[above_floor(row)]}."
 
 
 def sizes(row: dict) -> str:
@@ -95,11 +96,25 @@ def flat_scores(step: dict) -> dict:
 def about_net(step: dict, run: dict) -> str:
     """Which bands a scored net reads, where its training lies in the run."""
     names = {other["name"]: other for other in run["steps"]}
+    back = [step, *(names[name] for name in report_run.ancestors(step, names))]
     for name in [*step["upstream"], *report_run.ancestors(step, names)]:
         bands = part(names[name]["result"], "contract").get("bands")
         if names[name]["kind"] == "train" and isinstance(bands, list):
+            if any(trained_anew(other, names[name]) for other in back):
+                return f"U-Net (of an earlier training than that in {name})"
             return f"U-Net ({', '.join(map(str, bands))})"
     return "U-Net"
+
+
+def trained_anew(step: dict, train: dict) -> bool:
+    """Whether a step read a checkpoint of `train` that is another one by now."""
+    for path, found in step["inputs"].items():
+        here = train["folder"] / Path(path).name
+        if Path(path).parent.name == train["name"] and here.suffix == ".pt" and here.is_file():
+            now = runs.fingerprint(here)["sha256"]
+            if isinstance(found, dict) and found.get("sha256", now) != now:
+                return True
+    return False
 
 
 def target_of(step: dict, run: dict) -> str:
@@ -136,24 +151,23 @@ def segmentation(run: dict) -> list[dict]:
 
 
 def finds_snow(run: dict) -> bool:
-    """Whether the run's own U-Net is shown to beat marking everything, by IoU or by balanced accuracy (0.5).
-
-    By the first step that judges it.
-    """
+    """Whether the run's own U-Net is shown to beat marking everything, by the first step that judges it."""
     rows = [row for step in finished(run, "judge") for row in rows_of(step, "scores")
             if row.get("method") == "unet"]  # fmt: skip
     row = next(iter([*rows, *map(flat_scores, finished(run, "score"))]), {})
-    fair = {**row, "iou_low": row.get("balanced_accuracy_low"), "prevalence": 0.5}
-    return bool(above_floor(row) or above_floor(fair))
+    return bool(above_floor(row))
 
 
 def words_of_score(name: str, row: dict, against: str) -> str:
+    marked, pixels = [number(row, key) for key in ("true_snow", "false_snow")], number(row, "pixels")
+    share = sum(marked) / pixels if pixels and None not in marked else 0
+    everywhere = f" {100 * share:.0f} % of the ground is marked as snow." if share >= 0.95 else ""
     if number(row, "iou") is None:
         snow = number(row, "prevalence")
         why = "there is no snow in what is judged" if snow == 0 else "there is nothing to score"
-        return f"{name}: no score{against}, {why}."
+        return f"{name}: no score{against}, {why}.{everywhere}"
     scores = f"IoU of snow {scores_of(row, 'iou')}, balanced accuracy {scores_of(row, 'balanced_accuracy')}"
-    return f"{name}: {scores}{against}.{floor_words(row)}"
+    return f"{name}: {scores}{against}.{floor_words(row)}{everywhere}"
 
 
 def segment_anything(run: dict) -> list[dict]:

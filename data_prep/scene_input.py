@@ -7,6 +7,7 @@ import numpy as np
 from data_prep import degree_days, rasters, references, sar, scenes, terrain
 from data_prep.channels import add_computed, assemble, need_weather, planes_by_file
 from data_prep.runs import BadInput
+from data_prep.snow_index import WATER
 
 
 class SceneInput:
@@ -52,9 +53,12 @@ class SceneInput:
             self.grid = rasters.utm_grid(self.grid, resolution_m)
         self.orbit = scenes.relative_orbit(self.raster, scene)
         self.latitude = scenes.read_site(site)["latitude"] if site else self.grid.centre()[0]
-        self.dem = rasters.open_header(site / "dem.tif") if site and (site / "dem.tif").exists() else None
-        if self.dem:
-            rasters.need_crs(self.dem)
+        self.dem, self.landcover = (
+            rasters.open_header(site / name) if site and (site / name).exists() else None
+            for name in ("dem.tif", "landcover.tif")
+        )
+        for raster in filter(None, (self.dem, self.landcover)):
+            rasters.need_crs(raster)
         self.weather = degree_days.read_weather(weather).get(scene.site) if weather else None
         need_weather(self.channels, self.weather, path)
         self.planes = planes_by_file(self.channels)
@@ -124,6 +128,13 @@ class SceneInput:
             planes[local] = terrain.local_incidence_angle(*angles, self.azimuth)
         add_computed(planes, self.channels, (height, width), self.date, self.latitude, self.weather)
         return assemble(self.channels, planes)
+
+    def water(self, row: int, col: int, height: int, width: int) -> np.ndarray | bool:
+        """Where landcover.tif has water, on which nothing tells snow; False without the file."""
+        if self.landcover is None:
+            return False
+        window = self.grid.window(row, col, height, width)
+        return rasters.read_on(self.landcover, self.landcover.bands[:1], window, "nearest")[0] == WATER
 
     def elevation(self, row: int, col: int, height: int, width: int) -> np.ndarray | None:
         """Elevation in metres of a window, or None without a DEM."""

@@ -24,8 +24,12 @@ COUNTS = ("true_snow", "missed_snow", "false_snow", "true_bare")
 WITH_INTERVAL = (
     "accuracy", "balanced_accuracy", "precision", "recall", "f1", "iou", "mcc", "auprc", "snow_area_bias"
 )  # fmt: skip
+TABLED = (*WITH_INTERVAL, "iou_gain")  # whose paired difference would be that of iou
 SIZES = ("sites", "scenes", "sites_with_snow")
-NEEDS_SNOW, NEEDS_BOTH = ("precision", "recall", "f1", "iou"), ("balanced_accuracy", "mcc", "auprc")
+NEEDS_SNOW, NEEDS_BOTH = (
+    ("precision", "recall", "f1", "iou", "iou_gain"),
+    ("balanced_accuracy", "mcc", "auprc"),
+)
 FEWEST_SITES = 6  # to tell whether a difference excludes 0: the range of 5 values holds their median in 94 %
 
 
@@ -153,11 +157,15 @@ def divide(a, b) -> np.ndarray:
 
 
 def score_arrays(true_snow, missed_snow, false_snow, true_bare) -> dict[str, np.ndarray]:
-    """Every score of confusion matrices given as float arrays of one shape; NaN where nothing is to score."""
+    """Every score of confusion matrices given as float arrays of one shape; NaN where nothing is to score.
+
+    iou_gain: IoU of snow less that of marking everything as snow, which is the prevalence.
+    """
     snow, bare = true_snow + missed_snow, true_bare + false_snow
     marked, pixels = true_snow + false_snow, snow + bare
     recall, specificity = divide(true_snow, snow), divide(true_bare, bare)
     occurs = np.where(snow > 0, 1.0, np.nan)  # snow scores mean nothing unless the reference has snow
+    iou = divide(true_snow, snow + false_snow) * occurs
     product = np.sqrt(marked) * np.sqrt(true_bare + missed_snow) * np.sqrt(snow) * np.sqrt(bare)
     return {
         "prevalence": divide(snow, pixels),
@@ -167,7 +175,8 @@ def score_arrays(true_snow, missed_snow, false_snow, true_bare) -> dict[str, np.
         "recall": recall,
         "specificity": specificity,
         "f1": divide(2 * true_snow, snow + marked) * occurs,
-        "iou": divide(true_snow, snow + false_snow) * occurs,
+        "iou": iou,
+        "iou_gain": iou - divide(snow, pixels),
         "iou_snow_free": divide(true_bare, np.where(bare > 0, bare + missed_snow, 0)),
         "mcc": divide(true_snow * true_bare - false_snow * missed_snow, product),
         "snow_area_bias": divide(marked - snow, pixels),
@@ -276,7 +285,7 @@ def sites_telling(sites: list[str], counts: np.ndarray, histograms: np.ndarray |
     return found
 
 
-def cluster_bootstrap(rows: list[dict], seed: int = 0, replicates: int = 1000, names=WITH_INTERVAL) -> dict:
+def cluster_bootstrap(rows: list[dict], seed: int = 0, replicates: int = 1000, names=TABLED) -> dict:
     """95 % intervals of scores over new sites: sites, then scenes in each, drawn with replacement.
 
     rows: one a tile, with `site`, `scene`, the four counts of a confusion matrix and, for auprc, `histogram`
@@ -448,7 +457,7 @@ class Tally:
         for group in self.groups():
             interval = cluster_bootstrap(self.rows(*group), seed, replicates)
             limits = {}
-            for name in WITH_INTERVAL:
+            for name in TABLED:
                 limits[f"{name}_low"], limits[f"{name}_high"] = interval[name] or (None, None)
             about = {"stratum": group[0], "class": group[1]}
             sizes = {name: interval[name] for name in SIZES}

@@ -56,7 +56,8 @@ def in_words(claim: str, word: str, sign: int, row: dict, worth: float, unit: st
         return f"{claim}: {word}, the opposite is seen ({found})."
     if word == NOT_SUPPORTED:
         return f"{claim}: {word} ({found}); the interval leaves out what would matter, {short(worth)}."
-    return f"{claim}: {word} ({found}); {short(row['smallest'])} would show with 80 % power, {matters}."
+    shows = f"{short(row['smallest'])} would show with 80 % power, were it the only claim"
+    return f"{claim}: {word} ({found}); {shows}, {matters}."
 
 
 def short(value: float) -> str:

@@ -319,6 +319,7 @@ def test_bad_tables_are_refused_with_a_sentence(made, tmp_path):
     case("has no source", words=("--source", "sam"))
     case("stands twice", words=("--predictors", "temperature_2m_mean", "temperature_2m_mean_1d"))
     case("latitude of site a", about=lambda k: {**k, "sites": {"a": {"latitude": 146.5}}})
+    case("days before it; bring daily weather", weather=lambda t: t.iloc[::7])
     case("needs 3 sites", cover=lambda t: t[t["site"] == "a"], words=("--errors", "site"))
 
 

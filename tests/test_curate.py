@@ -363,6 +363,8 @@ def test_bad_arguments(world, tmp_path, words, said):
 
 def test_bad_folders(world, tmp_path):
     refuse("curate", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", saying="nowhere")
+    for out in (world, world.parent):
+        refuse("curate", "--data", world, "--out", out, saying="holds the scenes")
     (tmp_path / "empty").mkdir()
     refuse("curate", "--data", tmp_path / "empty", "--out", tmp_path / "out", saying="docs/own-data.md")
     one = world / "site-0"

@@ -170,6 +170,27 @@ def test_a_mapped_scene_equals_the_net_on_the_whole_image(scene, trained, tmp_pa
     assert (tmp_path / "out" / "odd" / "2021-01-10_044_preview.png").stat().st_size > 10_000
 
 
+def test_water_is_no_data_in_maps_as_in_labels(scene, trained, tmp_path):
+    """Its land cover on another grid than the radar's: half the scene is a lake, the last columns unknown."""
+    words = "--tile", 160, "--amp", "off"
+    infer(scene.parents[2], trained / "best.pt", tmp_path / "dry", *words)
+    cover = np.full((1, 310, 390), 30, np.uint8)
+    cover[:, :150] = 80
+    where = grid(310, 390)
+    rasters.write(scene.parents[1] / "landcover.tif", cover, ("landcover",), where, 0)
+    infer(scene.parents[2], trained / "best.pt", tmp_path / "wet", *words)
+    for kind, none in (("mask", 255), ("probability", np.nan)):
+        dry, wet = (
+            predictions.read(tmp_path / n / "odd" / f"2021-01-10_044_{kind}.tif") for n in ("dry", "wet")
+        )
+        expected = dry.copy()
+        expected[:150, :390] = none
+        np.testing.assert_array_equal(wet, expected)
+    (row,) = table(tmp_path / "wet" / "snow_cover.csv")
+    mask = predictions.read(tmp_path / "wet" / "odd" / "2021-01-10_044_mask.tif")
+    assert int(row["valid_pixels"]) == (mask != 255).sum() and int(row["snow_pixels"]) == (mask == 1).sum()
+
+
 def test_linear_scene_stacked_file_and_swapped_bands_give_the_same_mask(scene, trained, tmp_path):
     raster = rasters.open_radar(scene)
     stack = rasters.read(raster, ["VH", "VV"])

@@ -23,6 +23,7 @@ from data_prep import (
     report_images,
     report_run,
     report_verdicts,
+    runs,
 )
 
 MARKUP = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -543,13 +544,17 @@ def test_what_is_cut_off_is_not_taken_as_whole(tmp_path):
 
 def test_answers_come_of_finished_steps_and_a_damaged_judge_hides_no_score(tmp_path):
     row = {"method": "unet", "iou": 0.6, "iou_low": 0.5, "iou_high": 0.7, "prevalence": 0.4}
+    row |= {"iou_gain": 0.2, "iou_gain_low": 0.1, "iou_gain_high": 0.3}
     row |= {"sites": 7, "scenes": 9, "sites_with_snow": 7}
     scored = {"split": "test", "scores": {"iou": 0.5, "prevalence": 0.25}}
     write_step(tmp_path / "score", INFER, scored)
     read = {"against": "truth", "target": "wet", "masks": [f"unet={tmp_path / 'score'}"]}
     write_step(tmp_path / "judge", read, {"split": "test"}, scores=[row])
     (answer,) = report_verdicts.segmentation(report_run.read_run(tmp_path))
-    assert "against the truth of wet snow" in answer["text"] and "the interval lies above" in answer["text"]
+    assert (
+        "against the truth of wet snow" in answer["text"]
+        and "0.20 [0.10,\u00a00.30] lies above 0" in answer["text"]
+    )
     (tmp_path / "judge" / "scores.csv").write_text("")
     (answer,) = report_verdicts.segmentation(report_run.read_run(tmp_path))
     assert answer["basis"].startswith("score: split test") and "IoU of snow 0.50" in answer["text"]
@@ -559,22 +564,48 @@ def test_answers_come_of_finished_steps_and_a_damaged_judge_hides_no_score(tmp_p
     assert answer["basis"].startswith("score")
 
 
+def test_scores_of_an_earlier_training_are_not_given_to_the_new_net(tmp_path):
+    train = {"snow_weight": "none", "loss": "bce"}
+    write_step(tmp_path / "net", train, {"contract": {"bands": ["vv", "elevation"]}})
+    (tmp_path / "net" / "best.pt").write_bytes(b"first")
+    path = str(tmp_path / "net" / "best.pt")
+    write_step(tmp_path / "score", {**INFER, "weights": path}, {"split": "test", "scores": {"iou": 0.5}})
+    told = json.loads((tmp_path / "score" / "result.json").read_text())
+    told["inputs"] = {path: runs.fingerprint(tmp_path / "net" / "best.pt")}
+    (tmp_path / "score" / "result.json").write_text(json.dumps(told))
+
+    def name():
+        (answer,) = report_verdicts.segmentation(report_run.read_run(tmp_path))
+        return answer["text"].partition(":")[0]
+
+    assert name() == "U-Net (vv, elevation)"
+    (tmp_path / "net" / "best.pt").write_bytes(b"second")
+    assert name() == "U-Net (of an earlier training than that in net)"
+
+
+def test_a_net_that_marks_everything_is_called_out():
+    row = {"iou": None, "prevalence": 0.0, "true_snow": 0, "false_snow": 960, "pixels": 1000}
+    said = report_verdicts.words_of_score("U-Net", row, "")
+    assert said.endswith("no snow in what is judged. 96 % of the ground is marked as snow.")
+    assert "marked" not in report_verdicts.words_of_score("U-Net", {**row, "false_snow": 900}, "")
+
+
 def test_the_floor_is_compared_with_from_six_sites_with_snow_on():
     from data_prep import reporting
     from models import metrics
 
     assert reporting.FEWEST_SITES == metrics.FEWEST_SITES
-    row = {"iou": 0.6, "iou_low": 0.5, "prevalence": 0.4, "sites_with_snow": 6}
+    row = {"iou": 0.6, "iou_gain": 0.2, "iou_gain_low": 0.1, "prevalence": 0.4, "sites_with_snow": 6}
     assert report_verdicts.above_floor(row) is True
-    assert report_verdicts.above_floor({**row, "iou_low": 0.4}) is False
+    assert report_verdicts.above_floor({**row, "iou_gain_low": 0.0}) is False
     assert report_verdicts.above_floor({**row, "sites_with_snow": 5}) is None
-    assert report_verdicts.above_floor({**row, "iou_low": ""}) is None
+    assert report_verdicts.above_floor({**row, "iou_gain_low": ""}) is None
+    assert report_verdicts.floor_words({"iou": 0.6, "prevalence": 0.4}).endswith("would give IoU 0.40.")
 
 
-@pytest.mark.parametrize("iou, balanced, shown", [(0.5, 0.4, True), (0.3, 0.6, True), (0.3, 0.5, False)])
-def test_a_climate_out_of_masks_that_find_no_snow_says_so(tmp_path, iou, balanced, shown):
-    row = {"method": "unet", "iou": 0.7, "iou_low": iou, "balanced_accuracy_low": balanced}
-    row |= {"prevalence": 0.4, "sites_with_snow": 7}
+@pytest.mark.parametrize("low, shown", [(0.1, True), (-0.1, False)])
+def test_a_climate_out_of_masks_that_find_no_snow_says_so(tmp_path, low, shown):
+    row = {"method": "unet", "iou": 0.7, "iou_gain_low": low, "prevalence": 0.4, "sites_with_snow": 7}
     write_step(tmp_path / "judge", {"against": "truth", "masks": []}, {}, scores=[row])
     write_climate(tmp_path / "climate", "a")
     basis = report_verdicts.climate(report_run.read_run(tmp_path))[0]["basis"]

@@ -368,3 +368,22 @@ def test_three_hundred_scenes_take_under_two_seconds():
     began = time.process_time()
     cluster_bootstrap(rows, replicates=1000)
     assert time.process_time() - began < 2
+
+
+def test_the_gain_over_marking_everything_is_paired_with_it():
+    """Sites of very different snow: IoU and its floor both vary widely, their difference does not."""
+    rows = []
+    for k, snow in enumerate((100, 300, 500, 700, 900, 200, 400, 600)):
+        hit = round(0.9 * snow)
+        counts = dict(zip(COUNTS, (hit, snow - hit, 0, 1000 - snow), strict=True))
+        rows.append({"site": f"s{k}", "scene": "a", **counts})
+        one = scores_of_counts(**counts)
+        assert one["iou_gain"] == pytest.approx(0.9 - snow / 1000)
+    found = cluster_bootstrap(rows)
+    everything = [{**row, "true_snow": row["true_snow"] + row["missed_snow"], "missed_snow": 0,
+                   "false_snow": row["true_bare"], "true_bare": 0} for row in rows]  # fmt: skip
+    paired = paired_bootstrap(rows, everything)["iou"]
+    assert found["iou_gain"] == pytest.approx([paired["low"], paired["high"]], abs=1e-12)
+    assert cluster_bootstrap(everything)["iou_gain"] == pytest.approx([0, 0], abs=1e-12)
+    nothing = scores_of_counts(0, 0, 5, 5)
+    assert nothing["iou_gain"] is None

@@ -2,7 +2,11 @@ import csv
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +137,35 @@ def test_it_works_from_any_directory_with_relative_paths(tmp_path):
     assert (tmp_path / "run" / "2_curate" / "triplets.csv").exists()
     log = (tmp_path / "run" / "logs" / "2_curate.log").read_text()
     assert log.startswith(("kept", "{")) and '"kept": 1' in log and "kept          1" in log
+
+
+def test_ctrl_c_ends_the_chain_though_the_step_was_on_its_last_item(tmp_path):
+    """A job in Python's place that outlives the signal and ends well."""
+    job = tmp_path / "python"
+    job.write_text(f"#!/usr/bin/env bash\ntrap '' INT\necho >>{tmp_path}/starts\nsleep 2\n")
+    job.chmod(0o755)
+    book = (ROOT / "runbook.sh").read_text()
+    book = book.replace("python=.venv/bin/python", f"python={job}")
+    script = tmp_path / "runbook.sh"
+    script.write_text(book.replace("install requirements.txt; install requirements-extra.txt; fi", ":; fi"))
+    script.chmod(0o755)
+    chain = subprocess.Popen([script], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "starts").exists():
+        assert chain.poll() is None
+        time.sleep(0.05)
+    os.killpg(chain.pid, signal.SIGINT)
+    _, said = chain.communicate(timeout=60)
+    assert chain.returncode == 75 and "interrupted in step 1 (simulate); the same command goes on" in said
+    assert (tmp_path / "starts").read_text() == "\n"
+
+
+def test_a_half_made_environment_is_named(tmp_path):
+    shutil.copy(ROOT / "runbook.sh", tmp_path)
+    for name in ("requirements.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    done = subprocess.run([tmp_path / "runbook.sh", "install"], capture_output=True, text=True)
+    assert done.returncode == 2 and ".venv has no pip" in done.stderr and "rm -r .venv" in done.stderr
 
 
 def test_unknown_words_are_refused():
