@@ -9,10 +9,8 @@ from data_prep import report_images
 MOST_ROWS = 60  # of a table on the page
 MOST_STEPS = 4  # of one kind that are shown in full
 MOST_TEXT = 400  # letters of a cell
-SPACE, THIN = (
-    "\u00a0",
-    "\u202f",
-)  # at which a line is not broken; the thin one between thousands of an interval
+SPACE = "\u00a0"  # at which a line is not broken
+THIN = "\u202f"  # likewise, between thousands in an interval
 
 
 def text(words: str) -> dict:

@@ -40,7 +40,9 @@ def activations(run: dict) -> dict:
             if isinstance(model, dict):
                 blocks.append(text(f"{name}: {model.get('provenance') or 'weights of unknown origin'}."))
         for path in sorted(step["folder"].glob("*.png"))[:8]:
-            words = next((words for end, words in PICTURES.items() if path.stem.endswith(end)), path.stem)
+            end = next((end for end in PICTURES if path.stem.endswith(end)), "")
+            network = path.stem.removesuffix(end).strip("_")
+            words = ": ".join(filter(None, [network, PICTURES.get(end)]))
             blocks.append(figure(step, path.name, f"{words}, RGB and radar of the same places."))
         rows = [
             [
