@@ -47,6 +47,12 @@ def percent(value) -> str | None:
     return f"{100 * value:.4g}" if whole(value) is not None else None
 
 
+def count_of(step: dict, name: str) -> str | None:
+    """ "1 triplet", "24 triplets", as a step's result says."""
+    count = number(step["result"], f"{name}s")
+    return None if count is None else report_run.counted(count, name)
+
+
 def listed(words) -> str | None:
     words = [str(word) for word in words] if isinstance(words, (list, tuple)) else []
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words) or None
@@ -203,10 +209,10 @@ def segment_anything(run: dict) -> list[str]:
     kind = SAM_NAMES.get(text(result.get("model")), "")
     prompts = listed(list(part(result, "prompts")))
     return [
-        say(rf"Segment Anything~\cite{{kirillov2023}}{kind} mapped <n> triplets of the <split> side, shown "
+        say(rf"Segment Anything~\cite{{kirillov2023}}{kind} mapped <n> of the <split> side, shown "
             rf"as <image>, "
             "with prompts <prompts>; oracle prompts are drawn from the reference and are upper bounds.",
-            n=whole(result.get("triplets")), split=result.get("split"), prompts=prompts,
+            n=count_of(step, "triplet"), split=result.get("split"), prompts=prompts,
             image={"sar": "radar", "rgb": "RGB"}.get(text(result.get("image")))),
         say("Weights: <origin>.", origin=str(result.get("provenance") or "").rstrip(".") or None),
     ]  # fmt: skip
@@ -224,9 +230,8 @@ def networks(run: dict) -> list[str]:
         )
         chosen *= told_apart
         told.append(say(
-            f"Activations of <names>{cited} were taken of RGB and radar of <n> triplets of <sites> sites."
-            + chosen, names=names,
-            n=whole(step["result"].get("triplets")), sites=whole(step["result"].get("sites")),
+            f"Activations of <names>{cited} were taken of RGB and radar of <n> of <sites>."
+            + chosen, names=names, n=count_of(step, "triplet"), sites=count_of(step, "site"),
         ))  # fmt: skip
     step = first(run, "pairs")
     if step:

@@ -209,7 +209,8 @@ def segmentation(run: dict) -> dict:
             heading(step),
             text(
                 f"Segment Anything: {origin}. Oracle prompts are drawn from the labels it is judged by: "
-                "upper bounds, not results."
+                "upper bounds, not results. All methods here, the U-Net too, are judged on these chips alone "
+                "and against labels."
             ),
         ]
         blocks += [scores(step, rows_of(step, "scores")), *differences(step)]

@@ -83,7 +83,10 @@ COMMON = {
     },
     "--limit": {"type": int, "metavar": "N", "help": "only the first N items, to try things out"},
     "--overwrite": {"action": "store_true", "help": "replace an output made with other arguments or input"},
-    "--dry-run": {"action": "store_true", "help": "check everything, say what would be done, write nothing"},
+    "--dry-run": {
+        "action": "store_true",
+        "help": "check what does not take reading it all, say what would be done, write nothing",
+    },
 }
 
 
