@@ -189,6 +189,7 @@ def test_after_a_failed_step_nothing_waits_and_the_others_are_done(cluster, worl
     assert [line.split()[-1] for line in done if "curate" in line][2] == "--collect"
 
 
+@pytest.mark.slow
 def test_a_chain_sent_again_waits_for_its_own_jobs(cluster, world, tmp_path):
     """So that no two jobs write one folder; those of another --out do not wait."""
     work = f"mkdir {tmp_path}/at-work || echo >{tmp_path}/two-at-once; sleep 4; rmdir {tmp_path}/at-work"
