@@ -5,9 +5,8 @@ import re
 from data_prep import report_run
 from data_prep.climate_words import words as variable_words
 from data_prep.report_run import number, of_kind, rows_of
-from data_prep.report_verdicts import flat_scores, sizes
+from data_prep.report_verdicts import AGAINST, flat_scores, sizes
 
-AGAINST = {"truth": "the truth", "label": "optical labels", "stations": "snow stations"}
 RESAMPLED = "95 % intervals of a bootstrap over sites, then over scenes within them."
 
 

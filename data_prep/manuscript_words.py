@@ -8,8 +8,9 @@ from pathlib import Path
 
 from data_prep import report_run, snow_index
 from data_prep.manuscript_latex import MARK, escape, whole
-from data_prep.manuscript_steps import AGAINST, first, judged, method_name, text
+from data_prep.manuscript_steps import first, judged, method_name, text
 from data_prep.report_run import number, part, rows_of
+from data_prep.report_verdicts import AGAINST
 
 SOURCES = Path(__file__).parent / "manuscript_references.bib"
 LOSSES = {
@@ -38,7 +39,7 @@ def say(template: str, **values) -> str:
 
 def general(value) -> str | None:
     """A number as the run has it, rounded to four digits: 0.495, 12, 0.001."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or whole(value) is None:
+    if whole(value) is None:
         return None
     return whole(value) if value == int(value) else f"{value:.4g}"
 

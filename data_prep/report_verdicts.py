@@ -7,6 +7,7 @@ from data_prep import report_run, reporting, runs
 from data_prep.report_blocks import interval, minus, stamps
 from data_prep.report_run import counted, number, of_kind, part, rows_of
 
+AGAINST = {"truth": "the truth", "label": "optical labels", "stations": "snow stations"}
 FALLEN = "snow cover has fallen"  # of climate_analysis.py's claims the one on its question
 QUESTION = "Where does radar show snow, and what does the snow cover say about the climate?"
 
@@ -126,8 +127,7 @@ def target_of(step: dict, run: dict) -> str:
 
 def against(step: dict) -> str:
     """ " against the truth of wet snow": what a step of score_masks.py judges by."""
-    names = {"truth": "the truth", "label": "optical labels", "stations": "snow stations"}
-    name = names.get(str(step["arguments"].get("against")), "what it is judged by")
+    name = AGAINST.get(str(step["arguments"].get("against")), "what it is judged by")
     return f" against {name}" + " of wet snow" * (step["arguments"].get("target") == "wet")
 
 
@@ -159,9 +159,9 @@ def finds_snow(run: dict) -> bool:
 
 
 def words_of_score(name: str, row: dict, against: str) -> str:
-    marked, pixels = [number(row, key) for key in ("true_snow", "false_snow")], number(row, "pixels")
-    share = sum(marked) / pixels if pixels and None not in marked else 0
-    everywhere = f" {100 * share:.0f} % of the ground is marked as snow." if share >= 0.95 else ""
+    counts = {key: number(row, key) or 0 for key in ("true_snow", "false_snow", "pixels")}
+    share = reporting.share_marked(counts) or 0
+    everywhere = f" {100 * share:.0f} % of the ground is marked as snow." * (share >= reporting.EVERYWHERE)
     if number(row, "iou") is None:
         snow = number(row, "prevalence")
         why = "there is no snow in what is judged" if snow == 0 else "there is nothing to score"
@@ -292,8 +292,10 @@ def climate(run: dict) -> list[dict]:
             continue
         counts = Counter(row.get("verdict") or "without a verdict" for row in rows)
         words = "; ".join(f"{count} {name}" for name, count in counts.most_common())
-        places = sizes_of(step, "rows", "sites").replace("row", "date and place", 1)
-        places = places.replace("date and places", "dates and places")
+        joined, sites = number(result, "rows"), number(result, "sites")
+        over = f" of {counted(sites, 'site')}" if sites is not None else ""
+        places = f"{joined:,.0f} dates and places{over}" if joined is not None else ""
+        granted = taken_for_granted(step)
         source = result.get("source") if isinstance(result.get("source"), str) else "the table"
         if source == "unet" and not finds_snow(run):
             source += ", whose masks are not shown to be better than marking all ground as snow"
@@ -303,14 +305,14 @@ def climate(run: dict) -> list[dict]:
         )
         supported = [row for row in rows if row.get("verdict") == "supported"]
         for row in supported[:4]:
-            answers.append(answer(step, sentence(row), *n_of(row, step)))
+            answers.append(answer(step, sentence(row), f"n = {row.get('n')}{over}", *granted))
         if len(supported) > 4:
             names = "; ".join(str(row.get("claim"))[:200] for row in supported[4:24])
             basis = counted(len(supported), "supported claim")
             answers.append(answer(step, f"Supported too: {names}.", basis))
         fallen = next((row for row in rows if row.get("claim") == FALLEN), None)
         if fallen and fallen not in supported:
-            answers.append(answer(step, sentence(fallen), *n_of(fallen, step)))
+            answers.append(answer(step, sentence(fallen), f"n = {fallen.get('n')}{over}", *granted))
     return answers
 
 
@@ -319,13 +321,10 @@ def sentence(row: dict) -> str:
     return words[:1].upper() + words[1:]
 
 
-def n_of(row: dict, step: dict) -> list[str]:
-    """n, sites and period of a verdict, and what its interval takes for granted."""
-    days = sorted(row["date"] for row in rows_of(step, "joined") if row.get("date"))
-    sites = number(step["result"], "sites")
-    places = f" of {counted(sites, 'site')}" if sites is not None else ""
-    said = [f"n = {row['n']}{places}"] if row.get("n") else []
-    said += [f"{days[0]} to {days[-1]}"] if days else []
+def taken_for_granted(step: dict) -> list[str]:
+    """The period of a climate analysis, and what its intervals hold by."""
+    days = [row["date"] for row in rows_of(step, "joined") if row.get("date")]
+    said = [f"{min(days)} to {max(days)}"] if days else []
     if step["result"].get("errors") == "site":
         said.append("errors by site: the interval holds only if sites err independently")
     return said

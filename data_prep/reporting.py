@@ -15,6 +15,7 @@ SCORES = ("pixels", "prevalence", *COUNTS, *LIMITS, *OTHERS)
 SIZES = ("sites", "scenes", "sites_with_snow")
 PAIRED = ("first", "other", "stratum", "class", "score", "difference", "low", "high", "excludes_0", *SIZES)
 FEWEST_SITES = 6  # with such snow, to tell whether an interval leaves something out: models.metrics' rule
+EVERYWHERE = 0.95  # share of the ground from which on a method is said to mark all of it
 SHOWN = ("iou", "f1", "balanced_accuracy", "mcc", "auprc", "snow_area_bias")
 
 
@@ -182,7 +183,7 @@ def say_floor(scores: dict) -> None:
 def say_everywhere(scores: dict[str, dict]) -> None:
     """Name the methods whose scores are of marking nearly everything as snow."""
     shares = {name: share_marked(row) for name, row in scores.items()}
-    everywhere = [name for name, share in shares.items() if share is not None and share >= 0.95]
+    everywhere = [name for name, share in shares.items() if share is not None and share >= EVERYWHERE]
     if everywhere:
         say(
             f"95 % or more of the ground marked as snow, hardly more than that floor: {'; '.join(everywhere)}"

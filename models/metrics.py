@@ -26,10 +26,8 @@ WITH_INTERVAL = (
 )  # fmt: skip
 TABLED = (*WITH_INTERVAL, "iou_gain")  # whose paired difference would be that of iou
 SIZES = ("sites", "scenes", "sites_with_snow")
-NEEDS_SNOW, NEEDS_BOTH = (
-    ("precision", "recall", "f1", "iou", "iou_gain"),
-    ("balanced_accuracy", "mcc", "auprc"),
-)
+NEEDS_SNOW = ("precision", "recall", "f1", "iou", "iou_gain")
+NEEDS_BOTH = ("balanced_accuracy", "mcc", "auprc")
 FEWEST_SITES = 6  # to tell whether a difference excludes 0: the range of 5 values holds their median in 94 %
 
 
