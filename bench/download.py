@@ -94,13 +94,13 @@ def touched(path: Path, row: int, col: int, side: int) -> int:
 def ours(url: str, row: int, col: int, side: int, pixel_m: int) -> np.ndarray:
     corner = from_origin(WEST + pixel_m * col, NORTH - pixel_m * row, pixel_m, pixel_m)
     grid, values = rasters.Grid(CRS.from_epsg(32632), corner, side, side), np.empty((side, side), np.float32)
-    with remote_file.RemoteFile(remote.Connection(), url, {"signing": "none"}) as file:
-        for y in range(0, side, scene_files.WINDOW_PX):
-            for x in range(0, side, scene_files.WINDOW_PX):
-                box = (y, x, min(scene_files.WINDOW_PX, side - y), min(scene_files.WINDOW_PX, side - x))
-                part, how, _ = remote_pixels.read_on(file, grid.window(*box), "level", None)
-                assert how == "own pixels"
-                values[y : y + box[2], x : x + box[3]] = part
+    file = remote_file.RemoteFile(remote.Connection(), url, {"signing": "none"})
+    for y in range(0, side, scene_files.WINDOW_PX):
+        for x in range(0, side, scene_files.WINDOW_PX):
+            box = (y, x, min(scene_files.WINDOW_PX, side - y), min(scene_files.WINDOW_PX, side - x))
+            part, how, _ = remote_pixels.read_on(file, grid.window(*box), "level", None)
+            assert how == "own pixels"
+            values[y : y + box[2], x : x + box[3]] = part
     return values
 
 

@@ -1,6 +1,6 @@
 """Pixels of remote Cloud Optimized GeoTIFFs on a grid: only the blocks that its window touches are moved."""
 
-import itertools
+import contextlib
 import warnings
 
 import numpy as np
@@ -14,8 +14,8 @@ from data_prep.rasters import Grid
 from data_prep.remote import BadFile, without_query
 from data_prep.remote_file import RemoteFile
 from data_prep.runs import BadInput
+from data_prep.tiff_window import Header, read_header, small_tiff
 
-NUMBERS = itertools.count()
 # need_map() says it in a sentence. For the whole process: catch_warnings is not safe among threads.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
@@ -26,31 +26,28 @@ def read_on(remote: RemoteFile, grid: Grid, kind: str, nodata: float | None):
     kind: "class" (nearest), "power" (linear power), "dB" (resampled in linear power) or "level".
     Pixels that are the grid's own are copied; others are bilinear, or averaged where finer than the grid's.
     """
-    name = f"remote-{next(NUMBERS)}.tif"  # GDAL sees no URL
-
-    def opener(path, *_, **__):
-        if not str(path).endswith(name):
-            raise FileNotFoundError(path)
-        remote.place = 0  # it may have been open before
-        return remote
-
     try:
-        with (
-            rasterio.Env(**rasters.GDAL),
-            rasterio.open(name, opener=opener, driver="GTiff", sharing=False) as source,
-        ):
+        remote.chunk(0)
+        header = read_header(remote.header, remote.size)
+        with opened(header, {}) as source:
             need_map(remote, source)
             nodata = source.nodata if source.nodata is not None else nodata
-            own = Grid(source.crs, source.transform, source.height, source.width)
-            values, how = on_grid(source, remote, own, grid, kind, nodata)
-            tags = source.tags()
+            own, tags = Grid(source.crs, source.transform, source.height, source.width), source.tags()
+        values, how = on_grid(header, remote, own, grid, kind, nodata)
     except (RasterioError, ValueError) as error:
-        if remote.error:
-            raise remote.error from None
         raise BadFile(f"{without_query(remote.url)}: not a readable GeoTIFF ({error}).") from None
-    if remote.error:
-        raise remote.error
     return values, how, tags
+
+
+@contextlib.contextmanager
+def opened(header: Header, blocks: dict[int, bytes]):
+    """The raster of a header, with only these blocks of its pixels; GDAL finds all of it in memory."""
+    with (
+        rasterio.Env(**rasters.GDAL),
+        rasterio.MemoryFile(small_tiff(header, blocks)) as memory,
+        memory.open(driver="GTiff") as source,
+    ):
+        yield source
 
 
 def need_map(remote: RemoteFile, source) -> None:
@@ -61,8 +58,8 @@ def need_map(remote: RemoteFile, source) -> None:
         )
 
 
-def on_grid(source, remote: RemoteFile, own: Grid, grid: Grid, kind: str, nodata: float | None):
-    """(float32 (H, W), how its pixels were made) of an open raster."""
+def on_grid(header: Header, remote: RemoteFile, own: Grid, grid: Grid, kind: str, nodata: float | None):
+    """(float32 (H, W), how its pixels were made) of a raster that lies on the grid `own`."""
     target = np.full((grid.height, grid.width), np.nan, np.float32)
     shift = own_pixels(own, grid)
     if shift is not None:
@@ -70,14 +67,14 @@ def on_grid(source, remote: RemoteFile, own: Grid, grid: Grid, kind: str, nodata
         top, left = max(0, row), max(0, col)
         bottom, right = min(own.height, row + grid.height), min(own.width, col + grid.width)
         if bottom > top and right > left:
-            inside = read_window(source, remote, (top, left, bottom - top, right - left), nodata, kind)
+            inside = read_window(header, remote, (top, left, bottom - top, right - left), nodata, kind)
             target[top - row : bottom - row, left - col : right - col] = inside
         return target, "own pixels"
     row, col, height, width = rasters.covering_window(own, grid)
     pixel_m = (own.pixel_area_m2() / grid.pixel_area_m2()) ** 0.5 * 10
     method = "nearest" if kind == "class" else "average" if pixel_m < 7.5 else "bilinear"
     if height > 0 and width > 0:
-        values = read_window(source, remote, (row, col, height, width), nodata, kind)
+        values = read_window(header, remote, (row, col, height, width), nodata, kind)
         reproject(
             sar.to_linear(values) if kind == "dB" else values,
             target,
@@ -103,33 +100,12 @@ def own_pixels(own: Grid, grid: Grid) -> tuple[int, int] | None:
     return (row, col) if same and abs(shift.c - col) < 0.01 and abs(shift.f - row) < 0.01 else None
 
 
-def block_ranges(source, window: tuple[int, int, int, int]) -> tuple[list[tuple[int, int]], set[int]]:
-    """(start, size) in the file of the first band's blocks that a window touches; sparse blocks have none.
-
-    And the starts of those in its last row and column of blocks, which the windows after it touch too.
-    """
-    row, col, height, width = window
-    tall, wide = source.block_shapes[0]
-    last_y, last_x = (row + height - 1) // tall, (col + width - 1) // wide
-    ranges, again = [], set()
-    for y in range(row // tall, last_y + 1):
-        for x in range(col // wide, last_x + 1):
-            found = [
-                source.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", bidx=1) for what in ("OFFSET", "SIZE")
-            ]
-            if all(found) and int(found[1]):
-                ranges.append((int(found[0]), int(found[1])))
-                if y == last_y or x == last_x:
-                    again.add(int(found[0]))
-    return ranges, again
-
-
-def read_window(source, remote: RemoteFile, window, nodata: float | None, kind: str) -> np.ndarray:
+def read_window(header: Header, remote: RemoteFile, window, nodata: float | None, kind: str) -> np.ndarray:
     """float32 (H, W) of a window (row, col, height, width); its blocks come in as few requests as can be."""
-    if not remote.error:
-        remote.fetch_ahead(*block_ranges(source, window))
-    values = source.read(1, window=rasters.as_window(window), out_dtype="float32")
-    remote.held = []
+    blocks, again = header.blocks(window)
+    bodies = remote.blocks(list(blocks.values()), again)
+    with opened(header, dict(zip(blocks, bodies, strict=True))) as source:
+        values = source.read(1, window=rasters.as_window(window), out_dtype="float32")
     if nodata is not None:
         values[values == np.float32(nodata)] = np.nan
     if kind in ("power", "dB"):

@@ -668,10 +668,9 @@ def test_bytes_of_a_small_window(large, tmp_path):
             before = len(log.read_text().splitlines())
             transform = from_origin(600000 + 10 * col, 5300040 - 10 * row, 10, 10)
             grid = rasters.Grid(CRS.from_epsg(32632), transform, 200, 200)
-            with remote_file.RemoteFile(
-                remote.Connection(), f"http://127.0.0.1:{port}/B04.tif", {"signing": "none"}
-            ) as file:
-                values, how, _ = remote_pixels.read_on(file, grid, "level", None)
+            url = f"http://127.0.0.1:{port}/B04.tif"
+            file = remote_file.RemoteFile(remote.Connection(), url, {"signing": "none"})
+            values, how, _ = remote_pixels.read_on(file, grid, "level", None)
             time.sleep(0.1)
             moved = sum(int(line.split()[3]) for line in log.read_text().splitlines()[before:])
             with rasterio.open(large / "B04.tif") as opened:

@@ -305,13 +305,39 @@ def test_no_block_is_fetched_twice_by_the_windows_of_a_site(tmp_path, monkeypatc
     assert file.read_bytes <= 1.05 * sum(blocks.values()) + 2 * remote_file.CHUNK
 
 
+def test_gdal_asks_nothing_of_a_server(tmp_path, monkeypatch):
+    """rasterio's `opener` changes GDAL's list of file systems under the reads of other threads: a crash."""
+
+    def registered(*_):
+        raise AssertionError("a file system was added to GDAL's")
+
+    monkeypatch.setattr(rasterio, "_opener_registration", registered)
+    cog(tmp_path / "a.tif", np.ones((64, 64), np.uint8), 10, 128, 0, 0, 64)
+    with web(files={"/a.tif": (tmp_path / "a.tif").read_bytes()}) as server:
+        file = opened(f"{server.at}/a.tif", {"signing": "none"})
+        assert (remote_pixels.read_on(file, square(10, 0, 0, 64), "level", None)[0] == 1).all()
+
+
+def test_a_file_cut_on_the_server_is_of_no_use(tmp_path):
+    cog(
+        tmp_path / "a.tif", np.random.default_rng(0).integers(0, 99, (500, 500), np.uint8), 10, 128, 0, 0, 500
+    )
+    body = (tmp_path / "a.tif").read_bytes()
+    for length in (10, 200, 20_000, len(body) - 30_000):
+        with web(files={"/a.tif": body[:length]}) as server:
+            file = opened(f"{server.at}/a.tif", {"signing": "none"})
+            with pytest.raises(
+                remote.BadFile, match=r"not a readable GeoTIFF .*(outside of it|begin as one)"
+            ):
+                remote_pixels.read_on(file, square(10, 0, 0, 500), "level", None)
+
+
 def test_kept_blocks_are_bounded(monkeypatch):
     monkeypatch.setattr(remote_file, "KEPT", 1000)
     with web() as server:
         file = opened(f"{server.at}/a", {"signing": "none"})
         for start in range(20_000, 30_000, 400):
-            file.fetch_ahead([(start, 400)], {start})
-            assert file.held == [(start, CONTENT[start : start + 400])]
+            assert file.blocks([(start, 400)], {start}) == [CONTENT[start : start + 400]]
     assert sum(map(len, file.kept.values())) == 800 and list(file.kept) == [29_200, 29_600]
 
 
