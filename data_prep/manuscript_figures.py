@@ -1,6 +1,7 @@
 """Figures of a manuscript on networks, from a run's tables, and the list of all its figures."""
 
 from data_prep import manuscript_climate, manuscript_places, pictures
+from data_prep.activation_figures import COLOURS, MARKERS
 from data_prep.climate_figures import COLUMN, PAGE
 from data_prep.manuscript_draw import (
     FLOOR,
@@ -192,7 +193,8 @@ def layers(run: dict) -> dict:
     for axes, (model, by) in zip(
         fig.subplots(len(models), 1, squeeze=False)[:, 0], models.items(), strict=True
     ):
-        for modality, colour, mark in (("rgb", "#D55E00", "s"), ("sar", "#0072B2", "o")):
+        for modality in ("rgb", "sar"):
+            colour, mark = COLOURS[modality.upper()], MARKERS[modality.upper()]
             for weights, rows in by.items():
                 rows = sorted(rows, key=layer_number)
                 rows = [row for row in rows if number(row, f"held_out_auc_{modality}") is not None]

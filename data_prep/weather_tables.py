@@ -196,7 +196,7 @@ def good_weather(tables, path, table: pd.DataFrame, variables: list[str], key: l
 
 
 def refuse_wrong_unit(path: Path, name: str, table: pd.DataFrame) -> None:
-    """BadInput for a whole column that looks like Kelvin, Fahrenheit or a fraction."""
+    """BadInput for a whole column that looks like Kelvin, Fahrenheit, a fraction or metres."""
     unit, low, high = expected(name)
     values = table[name].dropna()
     if len(values) < 3:
@@ -215,6 +215,8 @@ def refuse_wrong_unit(path: Path, name: str, table: pd.DataFrame) -> None:
             looks = f"Fahrenheit (median {under_snow.median():g} on {len(under_snow)} days of snowfall)"
     elif unit == "%" and len(values) >= 10 and 0 < values.max() <= 1:
         looks = f"a fraction (largest {values.max():g})"
+    elif name in ("precipitation_sum", "rain_sum") and values.max() < 1 and (wet := (values > 0).sum()) >= 60:
+        looks = f"metres (largest {values.max():g} on {wet} wet days)"
     if looks:
         raise BadInput(f"{path}: column {name} looks like {looks}, expected {unit}; convert it.")
 

@@ -33,7 +33,8 @@ run() {   # a job and its arguments; ends this script
     case $out in next) out=$word ;; esac
     case $word in --out) out=next ;; --out=*) out=${word#--out=} ;; esac
   done
-  if [ "${SLURM_RESTART_COUNT:-0}" != 0 ]; then   # --overwrite was for the first start: what that made is gone on from
+  # --overwrite was for the first start, which took an earlier result away: what that start made is gone on from.
+  if [ "${SLURM_RESTART_COUNT:-0}" != 0 ] && [ ! -e "$out/result.json" ]; then
     local kept=()
     for word in "$@"; do [ "$word" = --overwrite ] || kept+=("$word"); done
     set -- "${kept[@]}"

@@ -426,6 +426,22 @@ def test_humidity_as_a_fraction_is_seen(tmp_path):
         climate_tables.read(lay(tmp_path, cover_rows(), weather))
 
 
+def test_precipitation_in_metres_is_seen_and_a_dry_place_is_not_taken_for_it(tmp_path):
+    days = pd.date_range("2020-01-01", periods=200)
+
+    def weather(amount):  # one day in two is wet
+        return [
+            {"site": "a", "date": f"{day:%Y-%m-%d}", "precipitation_sum": amount(i) * (i % 2)}
+            for i, day in enumerate(days)
+        ]
+
+    lay(tmp_path, cover_rows(), weather(lambda i: (1 + i % 30) / 1000))
+    with pytest.raises(BadInput, match=r"precipitation_sum looks like metres .*100 wet days.*expected mm"):
+        climate_tables.read(tmp_path)
+    for amount in (lambda i: 0.1 + 2 * (i == 51), lambda i: 0.2 * (i < 80)):  # one rain; few wet days
+        assert climate_tables.read(lay(tmp_path, cover_rows(), weather(amount)))
+
+
 def test_unknown_columns_are_left_out_by_name(tmp_path):
     weather = [{**row, "sunrise": "2020-01-01T08:00", "weather_code": 3} for row in weather_rows()]
     tables = climate_tables.read(lay(tmp_path, cover_rows(), weather))

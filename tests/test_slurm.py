@@ -73,6 +73,26 @@ def test_the_steps_are_the_runbooks_word_for_word(tmp_path):
     assert not (tmp_path / "a run").exists()
 
 
+def test_overwrite_counts_until_the_old_result_is_gone(tmp_path):
+    """A start that fell with its node before it began must not make the next one go on from old work."""
+    (tmp_path / "srun").write_text('#!/bin/sh\nshift 3; echo "$*"\n')
+    (tmp_path / "srun").chmod(0o755)
+    out = tmp_path / "a run"
+    out.mkdir()
+
+    def words(starts_before: int) -> str:
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB_PYTHON": "python"}
+        env |= {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n", "SLURM_RESTART_COUNT": str(starts_before)}
+        code = ["bash", "-c", '. slurm/start.sh; run "$@"', "x", "a.py", "--out", str(out), "--overwrite"]
+        return subprocess.run(code, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+
+    (out / "result.json").write_text("{}")
+    assert words(0) == words(1) == f"task python a.py --out {out} --overwrite\n"
+    (out / "result.json").unlink()
+    assert words(0) == f"task python a.py --out {out} --overwrite\n"
+    assert words(1) == f"task python a.py --out {out}\n"
+
+
 def test_jobs_wait_for_those_they_read_from():
     jobs = dry()
     number = {name: f"$job_{job['number']}" for name, job in jobs.items()}
