@@ -24,7 +24,8 @@ class RemoteFile:
         self.signature = Signature(connection, url, section)
         self.size, self.etag, self.read_bytes = None, "", 0
         self.chunks: dict[int, bytes] = {}
-        self.kept: dict[int, bytes] = {}  # by start, blocks that a later window may read again
+        self.kept: dict[tuple[int, int], bytes] = {}  # (start, size): a block to be read again
+        self.tiff = None  # the Header of a TIFF, when its first window is read
         self.landed = ""  # where a redirect led: asked from then on, as long as it serves
 
     def fetch(self, start: int, end: int) -> bytes:
@@ -83,23 +84,21 @@ class RemoteFile:
     def blocks(self, ranges: list[tuple[int, int]], again=()) -> list[bytes]:
         """Bytes of the ranges (start, size), in their order; neighbours come in one request.
 
-        again: starts of those that later windows may touch too; they are kept, the oldest dropped over KEPT.
+        again: those that later windows may touch too; they are kept, the oldest dropped over KEPT.
         """
+        held = {one: self.kept.pop(one) for one in ranges if one in self.kept}
         merged: list[list[int]] = []
-        for start, size in sorted(one for one in ranges if one[0] not in self.kept):
+        for start, size in sorted(set(ranges) - set(held)):
             if merged and start - merged[-1][1] <= SMALL and start + size - merged[-1][0] <= LARGE:
                 merged[-1][1] = max(merged[-1][1], start + size)
             else:
                 merged.append([start, start + size])
-        firsts, bodies, found = [start for start, _ in merged], [self.part(*one) for one in merged], []
-        for start, size in ranges:
-            body = self.kept.pop(start, None)
-            if body is None:
-                one = bisect.bisect(firsts, start) - 1
-                body = bodies[one][start - firsts[one] : start - firsts[one] + size]
-            found.append(body)
-            if start in again:
-                self.kept[start] = body
+        firsts, bodies = [start for start, _ in merged], [self.part(*one) for one in merged]
+        for start, size in set(ranges) - set(held):
+            number = bisect.bisect(firsts, start) - 1
+            first = start - firsts[number]
+            held[start, size] = bodies[number][first : first + size]
+        self.kept |= {one: held[one] for one in ranges if one in again}
         while sum(map(len, self.kept.values())) > KEPT:
             del self.kept[next(iter(self.kept))]
-        return found
+        return [held[one] for one in ranges]

@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 import rasterio
+from affine import AffineError
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import reproject
@@ -28,14 +30,15 @@ def read_on(remote: RemoteFile, grid: Grid, kind: str, nodata: float | None):
     """
     try:
         remote.chunk(0)
-        header = read_header(remote.header, remote.size)
+        header = remote.tiff = remote.tiff or read_header(remote.header, remote.size)
         with opened(header, {}) as source:
             need_map(remote, source)
             nodata = source.nodata if source.nodata is not None else nodata
             own, tags = Grid(source.crs, source.transform, source.height, source.width), source.tags()
         values, how = on_grid(header, remote, own, grid, kind, nodata)
-    except (RasterioError, ValueError) as error:
-        raise BadFile(f"{without_query(remote.url)}: not a readable GeoTIFF ({error}).") from None
+    except (RasterioError, ValueError, CPLE_BaseError, AffineError) as error:
+        why = " ".join(str(error).split())[:200]  # GDAL may cite a whole CRS
+        raise BadFile(f"{without_query(remote.url)}: not a readable GeoTIFF ({why}).") from None
     return values, how, tags
 
 

@@ -45,7 +45,7 @@ class Header:
         return np.frombuffer(value, self.order + NUMBERS[kind]).astype(np.int64)
 
     def block_tags(self) -> tuple[int, int]:
-        return TILES if TILES[0] in self.tags else STRIPS
+        return TILES if TILE_WIDTH in self.tags else STRIPS
 
     def block_shape(self) -> tuple[int, int]:
         """(rows, columns) of a tile, or of a strip."""
@@ -61,11 +61,11 @@ class Header:
             raise BadTiff(f"its blocks of {shape[0]} x {shape[1]} pixels are too large to read a window")
         return shape
 
-    def blocks(self, window: tuple[int, int, int, int]) -> tuple[dict[int, tuple[int, int]], set[int]]:
+    def blocks(self, window: tuple[int, int, int, int]) -> tuple[dict[int, tuple[int, int]], set]:
         """number -> (start, size) of the first band's blocks that a window (row, col, height, width) touches.
 
-        And the starts of those in its last row and column of blocks, which the windows after it touch too.
-        Blocks that a sparse file leaves out are left out.
+        And those in its last row and column of blocks, which the windows after it touch too. Blocks that a
+        sparse file leaves out are left out.
         """
         row, col, height, width = window
         tall, wide = self.block_shape()
@@ -80,10 +80,12 @@ class Header:
                 start, size = int(starts[y * across + x]), int(sizes[y * across + x])
                 if min(start, size) < 0 or start + size > self.size:
                     raise BadTiff("its header points outside of it")
+                if start and not size and len(starts) == 1:
+                    raise BadTiff("the size of its only block is not stated")
                 if size:
                     found[y * across + x] = (start, size)
                     if y == last_y or x == last_x:
-                        again.add(start)
+                        again.add((start, size))
         if (total := sum(size for _, size in found.values())) > LARGEST:
             raise BadTiff(f"a window of it takes {total >> 20} MiB, too much to read at once")
         return found, again
@@ -108,11 +110,14 @@ def read_header(part, size: int) -> Header:
     lead, step = struct.calcsize(order + counts), struct.calcsize(order + entry)
     entries = struct.unpack(order + counts, bytes_at(place, lead))[0]
     table = bytes_at(place + lead, entries * step)
-    tags = {}
+    tags, total = {}, 0
     for code, kind, count, value in struct.iter_unpack(order + entry, table):
         length = SIZES.get(kind, 0) * count
         if not length or code in ELSEWHERE:
             continue  # of a type that no reader knows, or of a directory that does not come along
+        total += length
+        if total > size:
+            raise BadTiff("its header is larger than the file")
         if length > len(value):
             value = bytes_at(struct.unpack(order + ("Q" if big else "I"), value)[0], length)
         tags[code] = (kind, count, value[:length])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -332,13 +333,53 @@ def test_a_file_cut_on_the_server_is_of_no_use(tmp_path):
                 remote_pixels.read_on(file, square(10, 0, 0, 500), "level", None)
 
 
+@pytest.mark.parametrize(
+    ("crs", "pixel_m"), [('LOCAL_CS["x",UNIT["metre",1]]', 10), ("EPSG:5703", 10), ("EPSG:32632", 1e-300)]
+)
+def test_a_file_that_cannot_be_laid_on_the_site_is_of_no_use(tmp_path, crs, pixel_m):
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=9, width=9, count=1, dtype="uint8", crs=crs,
+        transform=from_origin(600000, 5300040, pixel_m, pixel_m),
+    ) as target:  # fmt: skip
+        target.write(np.ones((1, 9, 9), np.uint8))
+    with web(files={"/a.tif": (tmp_path / "a.tif").read_bytes()}) as server:
+        file = opened(f"{server.at}/a.tif", {"signing": "none"})
+        with pytest.raises(remote.BadFile, match="not a readable GeoTIFF"):
+            remote_pixels.read_on(file, square(10, 3, 3, 3), "level", None)
+
+
+def test_blocks_are_kept_and_given_as_asked_for_however_they_overlap(monkeypatch):
+    """Some writers store tiles that are alike once: two blocks of one offset."""
+    chance = random.Random(0)
+    monkeypatch.setattr(remote_file, "LARGE", 9000)
+    with web() as server:
+        file = opened(f"{server.at}/a", {"signing": "none"})
+        for _ in range(40):
+            ranges = [(chance.randrange(60, 90) * 1000, chance.randint(1, 12_000)) for _ in range(6)]
+            ranges += ranges[:2]
+            expected = [CONTENT[start : start + size] for start, size in ranges]
+            assert file.blocks(ranges, set(ranges[:4])) == expected
+    assert len(file.kept) > 10
+
+
+def test_a_header_is_asked_for_once_however_long_it_is(tmp_path):
+    """3600 blocks: their offsets and sizes are more than the chunks that are kept of a header."""
+    cog(tmp_path / "a.tif", np.ones((9, 9), np.uint8), 10, 16 * 8, 0, 0, 60 * 128)
+    with web(files={"/a.tif": (tmp_path / "a.tif").read_bytes()}) as server:
+        file = opened(f"{server.at}/a.tif", {"signing": "none"})
+        remote_pixels.read_on(file, square(10, 0, 0, 9), "level", None)
+        before = len(server.seen)
+        remote_pixels.read_on(file, square(10, 4000, 4000, 9), "level", None)  # in one block
+        assert len(server.seen) == before + 1
+
+
 def test_kept_blocks_are_bounded(monkeypatch):
     monkeypatch.setattr(remote_file, "KEPT", 1000)
     with web() as server:
         file = opened(f"{server.at}/a", {"signing": "none"})
         for start in range(20_000, 30_000, 400):
-            assert file.blocks([(start, 400)], {start}) == [CONTENT[start : start + 400]]
-    assert sum(map(len, file.kept.values())) == 800 and list(file.kept) == [29_200, 29_600]
+            assert file.blocks([(start, 400)], {(start, 400)}) == [CONTENT[start : start + 400]]
+    assert sum(map(len, file.kept.values())) == 800 and list(file.kept) == [(29_200, 400), (29_600, 400)]
 
 
 @pytest.mark.parametrize("name", ["B11", "SCL"])

@@ -106,7 +106,7 @@ def test_only_the_blocks_of_a_window_are_asked_for(tmp_path):
     """Tiles of 32 rows and 64 columns, 4 a row: the window touches those of rows 1-2, columns 1-2."""
     header = read_header_of(make(tmp_path / "a.tif", TILED))
     blocks, again = header.blocks((40, 70, 50, 100))
-    assert list(blocks) == [5, 6, 9, 10] and again == {blocks[number][0] for number in (6, 9, 10)}
+    assert list(blocks) == [5, 6, 9, 10] and again == {blocks[number] for number in (6, 9, 10)}
     sparse = read_header_of(make(tmp_path / "b.tif", LAYOUTS["sparse"]))
     assert list(sparse.blocks((0, 0, HEIGHT, WIDTH))[0]) == [8, 9, 10, 12, 13, 14, 16, 17, 18]
 
@@ -138,6 +138,15 @@ def test_what_is_no_tiff_or_points_outside_of_itself(tmp_path):
             tags[code] = (16, len(value) // 8, value)
         with pytest.raises(BadTiff, match=saying):
             type(header)("<", tags, len(body)).blocks((0, 0, 9, 9))
+    lone = {256: (3, 1, b"\x09\0"), 257: (3, 1, b"\x09\0"), 273: (4, 1, b"\x08\0\0\0"), 279: (4, 1, bytes(4))}
+    with pytest.raises(BadTiff, match="size of its only block is not stated"):
+        type(header)("<", lone, 999).blocks((0, 0, 9, 9))
+    tiles_as_strips = {{324: 273, 325: 279}.get(code, code): value for code, value in header.tags.items()}
+    with pytest.raises(BadTiff, match="tag 324 is missing"):
+        type(header)("<", tiles_as_strips, len(body)).blocks((0, 0, 9, 9))
+    again = b"".join(struct.pack("<HHII", 60000 + number, 2, 900, 8) for number in range(3))
+    with pytest.raises(BadTiff, match="larger than the file"):
+        read_header_of(b"II*\0" + struct.pack("<I", 948) + bytes(940) + struct.pack("<H", 3) + again)
     huge = {**header.tags, 325: (16, 20, struct.pack("<20Q", *[400 << 20] * 20))}
     with pytest.raises(BadTiff, match="too much to read at once"):
         type(header)("<", huge, 1 << 40).blocks((0, 0, HEIGHT, WIDTH))
