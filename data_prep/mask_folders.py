@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import CRSError, RasterioError
 
 from data_prep import rasters
-from data_prep.rasters import Grid, Raster
+from data_prep.rasters import GDAL_ERRORS, Grid, Raster
 from data_prep.runs import BadInput, say, walk
 from data_prep.scenes import SAFE_NAME
 
@@ -25,7 +23,6 @@ ONE_PASS_S = (
     3600  # masks whose times differ by less belong to one pass; the next is an orbit, 1.6 hours, away
 )
 GDAL = {**rasters.GDAL, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}  # sees a mask beside the file, as *.tif.msk
-GDAL_ERRORS = (RasterioError, CRSError, CPLE_BaseError)
 
 
 @dataclass

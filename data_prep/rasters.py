@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import Affine, array_bounds
 from rasterio.warp import reproject, transform, transform_bounds
 from rasterio.windows import Window
@@ -28,6 +29,7 @@ GDAL = {
     "GDAL_TIFF_INTERNAL_MASK": True,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
 }
+GDAL_ERRORS = (RasterioError, CRSError, CPLE_BaseError)  # the last where rasterio passes them on as they are
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ import warnings
 import numpy as np
 import rasterio
 from affine import AffineError
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import reproject
 
 from data_prep import rasters, sar
@@ -36,7 +35,7 @@ def read_on(remote: RemoteFile, grid: Grid, kind: str, nodata: float | None):
             nodata = source.nodata if source.nodata is not None else nodata
             own, tags = Grid(source.crs, source.transform, source.height, source.width), source.tags()
         values, how = on_grid(header, remote, own, grid, kind, nodata)
-    except (RasterioError, ValueError, CPLE_BaseError, AffineError) as error:
+    except (*rasters.GDAL_ERRORS, ValueError, AffineError) as error:
         why = " ".join(str(error).split())[:200]  # GDAL may cite a whole CRS
         raise BadFile(f"{without_query(remote.url)}: not a readable GeoTIFF ({why}).") from None
     return values, how, tags

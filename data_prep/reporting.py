@@ -185,9 +185,8 @@ def say_everywhere(scores: dict[str, dict]) -> None:
     shares = {name: share_marked(row) for name, row in scores.items()}
     everywhere = [name for name, share in shares.items() if share is not None and share >= EVERYWHERE]
     if everywhere:
-        say(
-            f"95 % or more of the ground marked as snow, hardly more than that floor: {'; '.join(everywhere)}"
-        )
+        share = f"{100 * EVERYWHERE:.0f} % or more of the ground"
+        say(f"{share} marked as snow, hardly more than that floor: {'; '.join(everywhere)}")
 
 
 def best_to_worst(per_image: list[dict], count: int) -> list[tuple[dict, str]]:

@@ -595,6 +595,8 @@ def test_the_floor_is_compared_with_from_six_sites_with_snow_on():
     from models import metrics
 
     assert reporting.FEWEST_SITES == metrics.FEWEST_SITES
+    ends = ("", "_low", "_high")
+    assert set(reporting.LIMITS) == {name + end for name in metrics.TABLED for end in ends}
     row = {"iou": 0.6, "iou_gain": 0.2, "iou_gain_low": 0.1, "prevalence": 0.4, "sites_with_snow": 6}
     assert report_verdicts.above_floor(row) is True
     assert report_verdicts.above_floor({**row, "iou_gain_low": 0.0}) is False
